@@ -1,0 +1,124 @@
+"""What a run says: messages and bars on stderr, metrics.tsv and run.json in the run folder."""
+
+import json
+import logging
+import platform
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from dnamamba import __version__
+from dnamamba.files import write_text
+
+logger = logging.getLogger("dnamamba")
+
+
+class _TqdmHandler(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes above a progress bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def configure(verbosity: int = 0) -> None:
+    """Send messages to stderr: warnings with -1 (`-q`), progress with 0, details with 1 (`-v`)."""
+    handler = _TqdmHandler()
+    handler.setFormatter(_Formatter())
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel({-1: logging.WARNING, 0: logging.INFO}.get(verbosity, logging.DEBUG))
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        message = super().format(record)
+        return message if record.levelno < logging.WARNING else f"warning: {message}"
+
+
+def progress(total: int | None, description: str, unit: str) -> "tqdm[Any]":
+    """Make a bar on stderr; silent where stderr is not a terminal or messages are off."""
+    hidden = not sys.stderr.isatty() or logger.getEffectiveLevel() > logging.INFO
+    return tqdm(
+        total=total,
+        desc=description,
+        unit=unit,
+        unit_scale=True,
+        disable=hidden,
+        dynamic_ncols=True,
+        file=sys.stderr,
+    )
+
+
+class Metrics:
+    """Append rows to a metrics.tsv; a resume drops the rows after its step.
+
+    Parameters
+    ----------
+    path
+        The file; created with a header where it does not exist.
+    columns
+        Lower-case names; the first is the step.
+    """
+
+    def __init__(self, path: Path, columns: Iterable[str]) -> None:
+        self.path = path
+        self.columns = tuple(columns)
+        if not path.exists():
+            self._write([])
+
+    def _write(self, rows: list[str]) -> None:
+        write_text(self.path, "\n".join(["\t".join(self.columns), *rows]) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Forget rows whose step is above `step`, and a last row that was cut short."""
+        kept = []
+        for line in self.path.read_text(encoding="utf-8").splitlines()[1:]:
+            cells = line.split("\t")
+            if len(cells) == len(self.columns) and int(cells[0]) <= step:
+                kept.append(line)
+        self._write(kept)
+
+    def add(self, row: Mapping[str, float | int | str]) -> None:
+        """Append one row; a column that is missing stays empty."""
+        cells = [_cell(row.get(column, "")) for column in self.columns]
+        with self.path.open("a", encoding="utf-8") as handle:
+            handle.write("\t".join(cells) + "\n")
+
+
+def _cell(value: float | int | str) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def read_metrics(path: Path) -> dict[str, list[str]]:
+    """Read a metrics.tsv into its columns, as text; a row that was cut short is left out."""
+    lines = path.read_text(encoding="utf-8").splitlines() or [""]
+    header, *rows = (line.split("\t") for line in lines)
+    whole = [row for row in rows if len(row) == len(header)]
+    return {name: [row[i] for row in whole] for i, name in enumerate(header)}
+
+
+def write_run_record(folder: Path, verb: str, record: Mapping[str, Any]) -> None:
+    """Write run.json: the verb, argv, versions and time, and what the verb adds.
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    verb
+        The command, one word.
+    record
+        Plain values: seed, config, device, and inputs with size and checksum.
+    """
+    about = {
+        "verb": verb,
+        "argv": sys.argv,
+        "version": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_text(folder / "run.json", json.dumps({**about, **record}, indent=2) + "\n")

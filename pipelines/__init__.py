@@ -1,0 +1,1 @@
+"""One verb, one file: its configuration, its function, its command."""

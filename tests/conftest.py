@@ -1,0 +1,42 @@
+"""What tests share: where real data lies, the bundled samples, and small FASTA files."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs the real genomes in {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    return ROOT / "data" / "samples"
+
+
+@pytest.fixture
+def write_fasta() -> Callable[..., Path]:
+    def write(path: Path, records: Mapping[str, str], width: int = 60) -> Path:
+        with path.open("w") as handle:
+            for name, sequence in records.items():
+                handle.write(f">{name}\n")
+                for start in range(0, len(sequence), width):
+                    handle.write(sequence[start : start + width] + "\n")
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def cuda() -> torch.device:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    return torch.device("cuda")
