@@ -1,0 +1,13 @@
+"""Operations on long sequences: one folder each, (batch, length, channels) throughout."""
+
+from dnamamba.kernels.conv import causal_conv1d, causal_conv1d_update
+from dnamamba.kernels.norm import rms_norm
+from dnamamba.kernels.scan import selective_scan, selective_state_update
+
+__all__ = [
+    "causal_conv1d",
+    "causal_conv1d_update",
+    "rms_norm",
+    "selective_scan",
+    "selective_state_update",
+]

@@ -1,0 +1,13 @@
+"""`dnamamba benchmark`: one file per benchmark, TSV on stdout."""
+
+from dnamamba.pipelines.group import LazyGroup
+
+command = LazyGroup(
+    "benchmark",
+    package=__name__,
+    table={
+        "index": "Tokenising a genome, and windows from its store.",
+        "scan": "The selective scan, forward and backward.",
+    },
+    help="Measure speed and memory, as TSV.",
+)

@@ -1,0 +1,73 @@
+"""A measurement in a process of its own, so that its peak memory is its own."""
+
+import multiprocessing
+import resource
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import TypeVar
+
+from dnamamba.errors import DnamambaError
+
+Result = TypeVar("Result")
+
+
+def alone(
+    function: Callable[..., Result], *arguments: object, timeout: float | None = None
+) -> Result:
+    """Call `function` in a new process and hand back what it returns.
+
+    Parameters
+    ----------
+    function, arguments
+        Importable by name, and pickled to the process.
+    timeout
+        Seconds after which the process is ended; None waits.
+
+    Raises
+    ------
+    DnamambaError
+        `timeout`, `out of memory` (also where the system ended the process), or what it raised.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_call, args=(sender, function, arguments))
+    process.start()
+    sender.close()
+    try:
+        if not receiver.poll(timeout):
+            raise DnamambaError("timeout")
+        outcome = receiver.recv()
+    except EOFError:
+        raise DnamambaError("out of memory") from None
+    finally:
+        process.kill()
+        process.join()
+    if isinstance(outcome, DnamambaError):
+        raise outcome
+    return outcome  # type: ignore[no-any-return]
+
+
+def _call(
+    sender: Connection, function: Callable[..., object], arguments: tuple[object, ...]
+) -> None:
+    try:
+        sender.send(function(*arguments))
+    except MemoryError:
+        sender.send(DnamambaError("out of memory"))
+    except Exception as error:
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        memory = "allocate memory" in str(error) or "out of memory" in str(error)
+        sender.send(DnamambaError("out of memory" if memory else text))
+
+
+def limit_memory(gib: float) -> None:
+    """Make this process fail to allocate beyond `gib`, instead of filling the machine."""
+    size = int(gib * 2**30)
+    resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+
+
+def peak_memory() -> int:
+    """Return this process's peak resident memory, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024)
