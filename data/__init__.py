@@ -1,0 +1,1 @@
+"""Genomes as files, stores, regions, splits and windows."""
