@@ -1,0 +1,1 @@
+"""Modules, their configurations and presets."""

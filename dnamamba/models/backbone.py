@@ -1,0 +1,192 @@
+"""What a model is (its config), and the stack of blocks from ids to normed hidden states."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from dnamamba.errors import UsageError
+from dnamamba.models.block import Block, RMSNorm
+from dnamamba.models.mixers import Mixer
+from dnamamba.models.mixers.mamba import BiMamba, Mamba
+
+Objective = Literal["next", "masked"]
+Symmetry = Literal["none", "shared", "average"]
+State = tuple[Any, ...]
+"""The state of every block's mixer, first block first."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The identity of a model: all that is needed to rebuild it around its weights.
+
+    Raises
+    ------
+    UsageError
+        For a value out of range, or two that do not fit together; names the field.
+    """
+
+    d_model: int
+    """Channels of the residual stream."""
+    n_layer: int
+    """Mamba blocks (twice the layers that the paper's sizes count)."""
+    d_state: int = 16
+    """States of each channel."""
+    d_conv: int = 4
+    """Width of the causal convolution, in bases."""
+    expand: int = 2
+    """d_inner / d_model."""
+    dt_rank: int | None = None
+    """Rank of the projection that makes delta; None is ceil(d_model / 16)."""
+    vocab_size: int = 8
+    ids: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Store code (A, C, G, T, N) to model id."""
+    mask_id: int = 5
+    """The id that hides a base from a masked model."""
+    objective: Objective = "next"
+    """What the model is trained to predict: the next base, or masked bases."""
+    bidirectional: bool = False
+    """Every block reads both ways (BiMamba)."""
+    symmetry: Symmetry = "none"
+    """Reverse complement: `shared` is equivariant by construction, with both strands read through
+    the same weights (Caduceus-PS); `average` reads one strand in training and both in use."""
+    tie_embeddings: bool = True
+    """The head's weight is the embedding's."""
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        self.validate()
+
+    @property
+    def d_inner(self) -> int:
+        """Channels inside a mixer."""
+        return self.expand * self.d_model
+
+    @property
+    def rank(self) -> int:
+        """Rank of delta's projection, resolved."""
+        return self.dt_rank if self.dt_rank is not None else math.ceil(self.d_model / 16)
+
+    @property
+    def d_hidden(self) -> int:
+        """Channels of `LanguageModel.hidden`: d_model for each strand that it keeps."""
+        return 2 * self.d_model if self.symmetry == "shared" else self.d_model
+
+    def validate(self) -> None:
+        """Raise a UsageError for the first field that cannot be."""
+        for name in ("d_model", "n_layer", "d_state", "d_conv", "expand", "vocab_size", "rank"):
+            if getattr(self, name) < 1:
+                field = "dt_rank" if name == "rank" else name
+                raise UsageError(f"{field}: {getattr(self, name)} is below 1")
+        if not 0 < self.norm_eps < 1:
+            raise UsageError(f"norm_eps: {self.norm_eps} is not between 0 and 1")
+        for name, kind in (("objective", Objective), ("symmetry", Symmetry)):
+            if getattr(self, name) not in get_args(kind):
+                known = ", ".join(get_args(kind))
+                raise UsageError(f"{name}: {getattr(self, name)!r} is not one of {known}")
+        self._validate_ids()
+        if self.objective == "next":
+            _refuse_future(self.bidirectional, "bidirectional")
+            _refuse_future(self.symmetry == "shared", 'symmetry "shared"')
+
+    def _validate_ids(self) -> None:
+        if len(self.ids) != 5 or len(set(self.ids[:4])) != 4 or self.ids[4] in self.ids[:4]:
+            raise UsageError(f"ids: {self.ids} are not five different ids, for A, C, G, T and N")
+        for name, ids in (("ids", self.ids), ("mask_id", (self.mask_id,))):
+            outside = [value for value in ids if not 0 <= value < self.vocab_size]
+            if outside:
+                raise UsageError(f"{name}: {outside[0]} is not in vocab_size {self.vocab_size}")
+        if self.mask_id in self.ids:
+            raise UsageError(f"mask_id: {self.mask_id} is the id of a base in ids {self.ids}")
+
+
+def _refuse_future(wrong: bool, what: str) -> None:
+    if wrong:
+        raise UsageError(
+            f'objective: "next" would see the base that it predicts with {what}; '
+            'use objective "masked"'
+        )
+
+
+class Backbone(nn.Module):
+    """Embedding, blocks and final norm; parameters are named as published checkpoints name them."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.layers = nn.ModuleList(
+            Block(_mixer(config), config.d_model, config.norm_eps) for _ in range(config.n_layer)
+        )
+        self.norm_f = RMSNorm(config.d_model, config.norm_eps)
+        self._initialise()
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Keep the residual stream's variance independent of depth (GPT-2's rule, as in Mamba)."""
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        for mixer in self._mixers():
+            mixer.out_proj.weight /= math.sqrt(len(self.layers))
+
+    def _mixers(self) -> list[Mixer]:
+        return [cast(Mixer, layer.mixer) for layer in self.layers]
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        x: Tensor = self.embedding(ids)
+        return x.to(torch.promote_types(x.dtype, torch.float32))
+
+    def forward(
+        self, ids: Tensor, state: State | None = None, *, return_state: bool = False
+    ) -> tuple[Tensor, State | None]:
+        """Read ids (batch, length), which continue `state`.
+
+        Returns
+        -------
+        Normed hidden states (batch, length, d_model), and the state after them if asked for.
+        """
+        x = self._embed(ids)
+        states = []
+        before = state if state is not None else (None,) * len(self.layers)
+        for layer, remembered in zip(self.layers, before, strict=True):
+            x, after = layer(x, remembered, return_state=return_state)
+            states.append(after)
+        return self.norm_f(x), tuple(states) if return_state else None
+
+    def step(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
+        """Read one id of each sequence, (batch,); returns (batch, d_model) and the next state."""
+        x = self._embed(ids)
+        states = []
+        for layer, before in zip(self.layers, state, strict=True):
+            x, after = cast(Block, layer).step(x, before)
+            states.append(after)
+        return self.norm_f(x), tuple(states)
+
+    def initial_state(self, batch: int) -> State:
+        """Return the state before the first base."""
+        return tuple(mixer.initial_state(batch) for mixer in self._mixers())
+
+
+def _mixer(config: ModelConfig) -> nn.Module:
+    kind = BiMamba if config.bidirectional else Mamba
+    return kind(config.d_model, config.d_state, config.d_conv, config.expand, config.rank)
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Part a model's parameters into optimiser groups: with weight decay, and without.
+
+    Vectors (biases, norms, D) and what a module names in `no_weight_decay` (A_log) do not decay, as
+    in Mamba's training; matrices, the convolution and the embedding do.
+    """
+    spared = {
+        id(getattr(module, name))
+        for module in model.modules()
+        for name in cast("tuple[str, ...]", getattr(module, "no_weight_decay", ()))
+    }
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decayed = [p for p in parameters if p.ndim > 1 and id(p) not in spared]
+    rest = [p for p in parameters if p.ndim <= 1 or id(p) in spared]
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]

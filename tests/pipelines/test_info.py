@@ -1,0 +1,188 @@
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from dnamamba import __version__
+from dnamamba.cli import run
+from dnamamba.log import Metrics, write_run_record
+from dnamamba.models.backbone import ModelConfig
+from dnamamba.models.heads import LanguageModel
+from dnamamba.models.presets import preset
+from dnamamba.models.pretrained import save
+from dnamamba.pipelines.info import info
+
+Rows = Callable[..., dict[str, str]]
+
+
+@pytest.fixture
+def rows(capsys: pytest.CaptureFixture[str]) -> Rows:
+    def describe(*arguments: object) -> dict[str, str]:
+        assert run(["info", *map(str, arguments)]) == 0
+        header, *lines = capsys.readouterr().out.splitlines()
+        assert header == "key\tvalue"
+        return dict(line.split("\t") for line in lines)
+
+    return describe
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    save(LanguageModel(preset("250k")), tmp_path / "model", "card\n")
+    return tmp_path / "model"
+
+
+def make_run(folder: Path, argv: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.mkdir(exist_ok=True)
+    monkeypatch.setattr(sys, "argv", list(argv))
+    inputs = [{"path": "/genomes/hg38.fa", "size": 3, "sha256": "abc"}]
+    write_run_record(folder, "pretrain", {"seed": 7, "device": "cpu", "inputs": inputs})
+
+
+def test_installation(rows: Rows) -> None:
+    told = rows()
+    assert told["kind"] == "installation"
+    assert told["dnamamba"] == __version__
+    assert told["torch"].startswith(torch.__version__.split("+")[0])
+    assert int(told["cpu_threads"]) >= 1
+    backend, reason = told["selective_scan.cpu"].split(": ")
+    assert backend in ("numba", "chunked")
+    assert reason
+
+
+def test_fasta_and_its_store(tmp_path: Path, rows: Rows, write_fasta: Callable[..., Path]) -> None:
+    fasta = write_fasta(tmp_path / "g.fa", {"one": "ACGTNN", "two": "acgtACGTAC"})
+    told = rows(fasta)
+    assert told["kind"] == "genome"
+    assert told["state"] == "built just now"
+    assert (told["contigs"], told["bases"], told["n"]) == ("2", "16", "2")
+    assert (told["longest_contig"], told["longest_contig_bases"]) == ("two", "10")
+    assert (told["n_fraction"], told["soft_masked_fraction"]) == ("0.125", "0.25")
+    assert rows(fasta)["state"] == "fresh"
+
+    store = told["store"]
+    assert rows(store) == rows(fasta)
+    fasta.write_text(">one\nACGT\n")
+    assert rows(store)["state"] == "stale: the FASTA has changed"
+    assert rows(fasta)["bases"] == "4"
+    fasta.unlink()
+    assert rows(store)["state"] == "stale: the FASTA is gone"
+
+
+def test_model(model_folder: Path, rows: Rows) -> None:
+    told = rows(model_folder)
+    assert told["kind"] == "model"
+    assert told["preset"] == "250k"
+    assert told["parameters"] == "262208"
+    assert told["parameters_by_module.in_proj"] == str(8 * 64 * 256)
+    assert told["parameters_by_module.A_log"] == str(8 * 128 * 16)
+    modules = [int(n) for key, n in told.items() if key.startswith("parameters_by_module.")]
+    assert sum(modules) == 262_208
+    assert told["config.objective"] == "next"
+    assert told["config.ids"] == "0, 1, 2, 3, 4"
+    assert told["config.dt_rank"] == "-"
+    assert told["config.bidirectional"] == "no"
+
+
+def test_model_of_no_preset(tmp_path: Path, rows: Rows) -> None:
+    config = ModelConfig(d_model=8, n_layer=1, objective="masked", bidirectional=True)
+    save(LanguageModel(config), tmp_path, "")
+    told = rows(tmp_path)
+    assert told["preset"] == "-"
+    assert told["config.bidirectional"] == "yes"
+    modules = [int(n) for key, n in told.items() if key.startswith("parameters_by_module.")]
+    assert sum(modules) == int(told["parameters"])
+
+
+def test_run(model_folder: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(model_folder, ["dnamamba", "pretrain", "my genome.fa"], monkeypatch)
+    metrics = Metrics(model_folder / "metrics.tsv", ("step", "train_bits", "valid_bits"))
+    metrics.add({"step": 10, "train_bits": 1.9})
+    metrics.add({"step": 10, "valid_bits": 1.95})
+    metrics.add({"step": 20, "train_bits": 1.8})
+    with metrics.path.open("a") as handle:
+        handle.write("30\t1.")  # killed while it wrote
+    told = rows(model_folder)
+    assert told["kind"] == "run"
+    assert told["run.argv"] == "dnamamba pretrain 'my genome.fa'"
+    assert told["run.verb"] == "pretrain"
+    assert told["run.device"] == "cpu"
+    assert told["run.inputs.0.path"] == "/genomes/hg38.fa"
+    assert (told["steps_done"], told["held_out.valid_bits"]) == ("20", "1.95")
+    assert told["last_checkpoint"] == "-"
+    assert told["model.preset"] == "250k"
+
+
+def test_run_that_has_hardly_begun(
+    tmp_path: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path, ["dnamamba"], monkeypatch)
+    told = rows(tmp_path)
+    assert (told["steps_done"], told["model"]) == ("0", "not written yet")
+    Metrics(tmp_path / "metrics.tsv", ("step", "valid_bits"))
+    assert rows(tmp_path)["held_out"] == "not yet"
+
+
+def test_json_holds_the_same(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["info", "--json", str(model_folder)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["parameters"] == 262_208
+    assert told["config"]["ids"] == [0, 1, 2, 3, 4]
+    assert told == json.loads(json.dumps(info(model_folder)))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "no such file"),
+        (lambda path: path.mkdir(), "neither a run (run.json), a model (config.json) nor"),
+        (lambda path: path.write_text("hello\n"), "not FASTA"),
+    ],
+    ids=["missing", "empty folder", "not FASTA"],
+)
+def test_wrong_path_is_one_line(
+    tmp_path: Path,
+    make: Callable[[Path], object],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "thing"
+    make(path)
+    assert run(["info", "-q", str(path)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "thing: " in err
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("run.json", "{", "run.json: damaged"),
+        ("run.json", "[]", "run.json: damaged"),
+        ("run.json", '{"argv": 3}', "run.json: damaged"),
+        ("config.json", "{", "config.json: not valid JSON"),
+        ("model.safetensors", "", "model.safetensors: cut short"),
+    ],
+)
+def test_damaged_folder_is_one_line(
+    model_folder: Path, name: str, content: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (model_folder / name).write_text(content)
+    assert run(["info", str(model_folder)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_config_without_weights_says_what_is_missing(
+    model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (model_folder / "model.safetensors").unlink()
+    assert run(["info", str(model_folder)]) == 1
+    assert "not a model folder: model.safetensors missing" in capsys.readouterr().err
