@@ -1,0 +1,108 @@
+"""Batches of training windows, read ahead by worker processes where asked."""
+
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from dnamamba.data.windows import TrainingWindows
+from dnamamba.errors import DnamambaError
+
+
+class _Keys(Sampler[list[tuple[int, int]]]):
+    """The keys of each step's batch."""
+
+    def __init__(self, steps: range, indices: range) -> None:
+        self.steps = steps
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in self.steps:
+            yield [(step, index) for index in self.indices]
+
+
+def feed(
+    windows: TrainingWindows,
+    steps: range,
+    batch: int,
+    *,
+    first: int = 0,
+    workers: int = 0,
+    pin: bool = False,
+) -> Iterator[torch.Tensor]:
+    """Read one batch for each step.
+
+    Batches depend on the step alone: a run that is resumed passes the steps that are left. Torch's
+    global random state is neither read nor changed.
+
+    Parameters
+    ----------
+    windows
+        What is drawn.
+    steps
+        The steps to serve, in order.
+    batch
+        Samples a step; they are (step, first) to (step, first + batch - 1).
+    first
+        Index of the first sample: where this process's share of a step begins.
+    workers
+        Processes that read ahead; with 0 each batch is read when it is asked for, which a memory
+        map makes quick.
+    pin
+        Whether batches lie in page-locked memory, for a GPU.
+
+    Yields
+    ------
+    (batch, length) uint8 store codes.
+
+    Raises
+    ------
+    DnamambaError
+        Where a worker process dies.
+    """
+    with warnings.catch_warnings():
+        # More workers than cores are the caller's choice; workers fork, and use no lock of torch's.
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork")
+        loader = DataLoader(
+            windows,
+            batch_sampler=_Keys(steps, range(first, first + batch)),
+            num_workers=workers,
+            collate_fn=torch.stack,
+            pin_memory=pin,
+            generator=torch.Generator(),
+        )
+        batches = iter(loader)
+    failure = None
+    try:
+        yield from batches
+    except DnamambaError as error:
+        # A worker's message comes wrapped in its traceback, which ends in "module.Class: message".
+        last_line = str(error).strip().splitlines()[-1]
+        name = f"{type(error).__module__}.{type(error).__qualname__}: "
+        failure = type(error)(last_line.removeprefix(name))
+        error.__traceback__ = None
+    except (RuntimeError, OSError, EOFError) as error:
+        reported = isinstance(error, RuntimeError)
+        died = not reported or "DataLoader worker (pid" in str(error)
+        if not workers or not died or str(error).startswith("Caught "):
+            raise
+        if not reported:
+            # A batch of a dead worker could not be opened. Torch's own report comes by a signal,
+            # which must not break into the clean-up below.
+            with suppress(RuntimeError):
+                time.sleep(1)
+        failure = DnamambaError(
+            "a process that reads windows died, perhaps for want of memory: try fewer workers"
+        )
+    finally:
+        del batches
+    # Raised out here, it holds no frame that would keep the other workers waiting.
+    if failure:
+        raise failure

@@ -1,0 +1,53 @@
+"""Counts on the command line: `1024`, `1,024`, `131_072`, `1k`, `2.5M`, `16Ki`."""
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+if TYPE_CHECKING:
+    IntType = click.ParamType[int]
+    NamesType = click.ParamType[tuple[str, ...]]
+else:  # generic in new releases of Click only
+    IntType = NamesType = click.ParamType
+
+_FACTORS: Final = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
+_BINARY: Final = {"ki": 2**10, "mi": 2**20, "gi": 2**30}
+_NUMBER: Final = re.compile(r"(?P<number>[0-9][0-9,_]*(\.[0-9]+)?)(?P<suffix>[kmg]?i?)", re.I)
+
+
+class Count(IntType):
+    """A whole number of 1 or more; k, M, G are powers of 1,000 and Ki, Mi, Gi of 1,024."""
+
+    name = "count"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read a count, or refuse it with an example."""
+        if isinstance(value, int):
+            return value
+        match = _NUMBER.fullmatch(str(value).strip())
+        suffix = match["suffix"].lower() if match else "?"
+        factor = {**_FACTORS, **_BINARY}.get(suffix)
+        if match is None or factor is None:
+            self.fail(f"{value!r} is not a count; write 1024, 131,072, 500k, 2.5M or 16Ki")
+        count = float(match["number"].replace(",", "").replace("_", "")) * factor
+        if count < 1 or count != int(count):
+            self.fail(f"{value!r} is not a whole number of 1 or more")
+        return int(count)
+
+
+class Names(NamesType):
+    """Names with commas between them."""
+
+    name = "names"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Read the names, and refuse an empty list."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(name.strip() for name in str(value).split(",") if name.strip())
+        if not names:
+            self.fail("give at least one name")
+        return names

@@ -1,0 +1,33 @@
+import click
+import pytest
+
+from dnamamba.pipelines.numbers import Count, Names
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("1024", 1024),
+        ("1,024", 1024),
+        ("131_072", 131_072),
+        ("1k", 1000),
+        ("2.5M", 2_500_000),
+        ("1g", 10**9),
+        ("16Ki", 16_384),
+        ("1Mi", 2**20),
+    ],
+)
+def test_counts_are_read_as_people_write_them(text: str, count: int) -> None:
+    assert Count().convert(text, None, None) == count
+
+
+@pytest.mark.parametrize("text", ["", "many", "0", "-3", "1.5", "1e6", "5i", "3T", "k"])
+def test_what_is_no_count_is_refused_by_name(text: str) -> None:
+    with pytest.raises(click.BadParameter, match=repr(text)):
+        Count().convert(text, None, None)
+
+
+def test_names_are_parted_by_commas() -> None:
+    assert Names().convert("chr8, chr20", None, None) == ("chr8", "chr20")
+    with pytest.raises(click.BadParameter):
+        Names().convert(" ,", None, None)
