@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from dnamamba import __version__
-from dnamamba.files import write_text
+from dnamamba.files import describe_os_error, write_text
 
 logger = logging.getLogger("dnamamba")
 
@@ -85,8 +85,11 @@ class Metrics:
     def add(self, row: Mapping[str, float | int | str]) -> None:
         """Append one row; a column that is missing stays empty."""
         cells = [_cell(row.get(column, "")) for column in self.columns]
-        with self.path.open("a", encoding="utf-8") as handle:
-            handle.write("\t".join(cells) + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as handle:
+                handle.write("\t".join(cells) + "\n")
+        except OSError as error:
+            raise describe_os_error(error, self.path) from error
 
 
 def _cell(value: float | int | str) -> str:

@@ -1,0 +1,203 @@
+"""Training states: weights, optimiser moments and step in one safetensors file, resumed exactly.
+
+A state is written under a temporary name, then renamed; the last two are kept, and the newest that
+is whole wins. Pickles are refused unread.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import safetensors
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from dnamamba.errors import CheckpointError, UsageError
+from dnamamba.files import atomic_path
+from dnamamba.log import logger
+
+FOLDER: Final = "training_state"
+KEEP: Final = 2
+_FORMAT: Final = "dnamamba training state 1"
+_PICKLE_SUFFIXES: Final = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
+_PICKLE_MAGIC: Final = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+def write_state(
+    run: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    settings: Mapping[str, Any],
+) -> Path:
+    """Write the state after `step` steps into `run`/training_state and drop all but the last two.
+
+    Parameters
+    ----------
+    run
+        The run folder.
+    step
+        Steps done.
+    model, optimizer
+        What is saved: parameters and moments, by parameter name.
+    settings
+        Plain values that a resume has to agree with, such as preset, length and seed.
+
+    Raises
+    ------
+    DnamambaError
+        Where the disk is full; the states before stay as they are.
+    """
+    folder = run / FOLDER
+    tensors = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in _named_tensors(model, optimizer).items()
+    }
+    metadata = {
+        "format": _FORMAT,
+        "step": str(step),
+        "settings": json.dumps(dict(settings), sort_keys=True),
+        "sha256": _digest(tensors),
+    }
+    path = folder / f"step-{step:09d}.safetensors"
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(save(tensors, metadata))
+    for old in list_states(run)[KEEP:]:
+        old.unlink()
+    return path
+
+
+def list_states(run: Path) -> list[Path]:
+    """List the training states in a run folder, newest first."""
+    return sorted((run / FOLDER).glob("step-*.safetensors"), reverse=True)
+
+
+def restore_state(
+    run: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    settings: Mapping[str, Any],
+) -> int:
+    """Load the newest whole training state into `model` and `optimizer`; return its step.
+
+    Returns 0, and changes nothing, where the run has no training state yet. A damaged state is
+    passed over with a warning if the one before is whole.
+
+    Raises
+    ------
+    CheckpointError
+        If no state is whole, or one is a pickle.
+    UsageError
+        If the state was made with other settings.
+    """
+    for path in sorted((run / FOLDER).glob("*")):
+        if path.suffix in _PICKLE_SUFFIXES:
+            raise CheckpointError(_refusal(path))
+    paths = list_states(run)
+    for path in paths:
+        try:
+            metadata, tensors = read_state(path)
+        except _DamagedError as damage:
+            logger.warning("%s is damaged (%s): trying the one before", path, damage)
+            continue
+        _require_same(path, json.loads(metadata["settings"]), settings)
+        _load_into(path, tensors, model, optimizer)
+        return int(metadata["step"])
+    if paths:
+        raise CheckpointError(
+            f"{paths[0]}: damaged, and so is every other training state of the run: "
+            f"remove {run / FOLDER} and --resume to start at zero"
+        )
+    return 0
+
+
+class _DamagedError(Exception):
+    """A training state that is not whole."""
+
+
+def read_state(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Read the metadata and the tensors of one state, and check them against their checksum."""
+    raw = path.read_bytes()
+    if raw.startswith(_PICKLE_MAGIC):
+        raise CheckpointError(_refusal(path))
+    try:
+        tensors = load(raw)
+        header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise _DamagedError(str(error)) from error
+    metadata: dict[str, str] = header.get("__metadata__", {})
+    if metadata.get("format") != _FORMAT:
+        raise _DamagedError("no training state of this version")
+    if metadata.get("sha256") != _digest(tensors):
+        raise _DamagedError("its checksum does not match")
+    return metadata, tensors
+
+
+def remove_leftovers(run: Path) -> None:
+    """Remove the temporary files of a process that was killed while it wrote into `run`."""
+    for folder in (run, run / FOLDER):
+        for path in folder.glob(".*.tmp"):
+            path.unlink()
+
+
+def _refusal(path: Path) -> str:
+    return f"{path}: holds a pickle, which is never loaded: remove it, or resume another run folder"
+
+
+def _named_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    named: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        named[f"weights.{name}"] = parameter
+        for moment, value in optimizer.state.get(parameter, {}).items():
+            named[f"optimizer.{moment}.{name}"] = value
+    return named
+
+
+def _load_into(
+    path: Path, tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    parameters = dict(model.named_parameters())
+    weights: dict[str, Tensor] = {}
+    moments: dict[str, dict[str, Tensor]] = {name: {} for name in parameters}
+    for key, tensor in tensors.items():
+        kind, _, name = key.partition(".")
+        if kind == "weights":
+            weights[name] = tensor
+        else:
+            moment, _, name = name.partition(".")
+            moments.setdefault(name, {})[moment] = tensor
+    for name in sorted(weights.keys() ^ parameters.keys()):
+        where = "the model" if name in weights else "the file"
+        raise CheckpointError(f"{path}: {where} has no {name!r}; start again with --force")
+    for name, parameter in parameters.items():
+        if weights[name].shape != parameter.shape:
+            shapes = f"{list(weights[name].shape)}, and the model's is {list(parameter.shape)}"
+            raise CheckpointError(f"{path}: {name} is of shape {shapes}; start again with --force")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+    names = {parameter: name for name, parameter in parameters.items()}
+    ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state = {index: moments[names[parameter]] for index, parameter in enumerate(ordered)}
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _require_same(path: Path, saved: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    for name, value in settings.items():
+        if saved.get(name) != value:
+            raise UsageError(
+                f"{path}: was made with {name} {saved.get(name)}, and this run has {value}: "
+                "give the same settings, or start again with --force"
+            )
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        raw = tensors[name].contiguous().reshape(-1).view(torch.uint8)
+        digest.update(raw.numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,309 @@
+"""The training loop: steps, gradient accumulation, clipping, and an orderly stop.
+
+It knows tensors and callbacks, and nothing of files, FASTA or the command line. A step never waits
+for the device: losses stay there until they are reported.
+"""
+
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from dnamamba.errors import DnamambaError
+from dnamamba.evaluation.language import Autocast, Objective, cross_entropy
+from dnamamba.training.optimizer import OptimizerConfig
+from dnamamba.training.schedule import learning_rate
+
+REPORT_SECONDS: Final = 0.5
+"""How long losses may wait on the device before they are read."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How a run is cut into steps.
+
+    Attributes
+    ----------
+    steps
+        Optimiser steps of the whole run.
+    batch
+        Windows a step.
+    micro_batch
+        Windows a forward and backward pass; their gradients add up to the batch's.
+    validate_every, checkpoint_every
+        Steps between two validations, and between two checkpoints.
+    """
+
+    steps: int
+    batch: int
+    micro_batch: int
+    validate_every: int
+    checkpoint_every: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one step did.
+
+    Attributes
+    ----------
+    step
+        Steps done, this one included.
+    lr
+        Its learning rate.
+    bits
+        Mean loss of its targets in bits; NaN where none carried any weight.
+    norm
+        Norm of its whole gradient before clipping.
+    """
+
+    step: int
+    lr: float
+    bits: float
+    norm: float
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """What the loop calls: rows of finished steps, a validation, a checkpoint."""
+
+    report: Callable[[list[Row]], None]
+    validate: Callable[[int], None]
+    save: Callable[[int], None]
+
+
+class DivergedError(DnamambaError):
+    """The loss or the gradient of a step is not finite."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"the loss is not finite at step {step}")
+        self.step = step
+
+
+class StopRequest:
+    """Whether a signal has asked the run to end, and which one."""
+
+    signal: int | None = None
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[StopRequest]:
+    """Turn SIGTERM and SIGINT into a `StopRequest`; a second SIGINT interrupts at once."""
+    request = StopRequest()
+    owner = os.getpid()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        del frame
+        if os.getpid() != owner:  # a forked reader: the owner ends it
+            if number == signal.SIGTERM:
+                os._exit(0)
+            return
+        if number == signal.SIGINT and request.signal is not None:
+            raise KeyboardInterrupt
+        request.signal = number
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, ask) for number in numbers}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def train_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    objective: Objective,
+    codes: Tensor,
+    step: int,
+    *,
+    micro_batch: int,
+    clip: float,
+    autocast: Autocast = nullcontext,
+) -> Tensor:
+    """Take one optimiser step on (batch, length) uint8 codes that lie on the model's device.
+
+    Every target weighs the same whichever micro-batch it falls in.
+
+    Returns
+    -------
+    (3,) float32 on the device: weighted loss in nats, weight, norm of the gradient before clipping.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    nats, weight = accumulate_gradients(
+        model, objective, codes, step, micro_batch=micro_batch, autocast=autocast
+    )
+    norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
+    optimizer.step()
+    return torch.stack([nats, weight, norm])
+
+
+def accumulate_gradients(
+    model: nn.Module,
+    objective: Objective,
+    codes: Tensor,
+    step: int,
+    *,
+    micro_batch: int,
+    autocast: Autocast = nullcontext,
+) -> tuple[Tensor, Tensor]:
+    """Add the gradient of the batch's mean loss, micro-batch by micro-batch.
+
+    Returns
+    -------
+    The weighted loss in nats and the weight of the batch, float32 scalars on the device.
+    """
+    batch = objective(codes, step, 0)
+    weight = batch.weights.sum()
+    share = 1.0 / weight.clamp_min(1e-6)
+    nats = torch.zeros_like(weight)
+    parts = (torch.split(tensor, micro_batch) for tensor in batch)
+    for inputs, targets, weights in zip(*parts, strict=True):
+        with autocast():
+            logits = model(inputs)
+        loss = (cross_entropy(logits, targets) * weights).sum()
+        (loss * share).backward()
+        nats += loss.detach()
+    return nats, weight
+
+
+def fit(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    objective: Objective,
+    batches: Iterable[Tensor],
+    callbacks: Callbacks,
+    *,
+    start: int,
+    config: LoopConfig,
+    optimizer_config: OptimizerConfig,
+    device: torch.device,
+    stop: StopRequest,
+    autocast: Autocast = nullcontext,
+) -> int:
+    """Train from step `start` to `config.steps`, or until `stop` asks for an end.
+
+    The last step is always saved, and so is the one at which a signal arrived; to validate the
+    last one is left to the caller.
+
+    Parameters
+    ----------
+    batches
+        (batch, length) uint8 codes of steps `start`, `start` + 1, ...
+    callbacks
+        Called after the steps at which they are due.
+
+    Returns
+    -------
+    Steps done.
+
+    Raises
+    ------
+    DivergedError
+        At the first step whose loss or gradient is not finite, before anything of it is saved.
+    """
+    pending: list[tuple[int, float, Tensor]] = []
+    read_at = time.monotonic()
+    done = start
+    model.train()
+    for step, codes in enumerate(batches, start):
+        lr = learning_rate(
+            step,
+            config.steps,
+            optimizer_config.lr,
+            warmup=optimizer_config.warmup,
+            floor=optimizer_config.floor,
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        outcome = train_step(
+            model,
+            optimizer,
+            objective,
+            codes.to(device, non_blocking=True),
+            step,
+            micro_batch=config.micro_batch,
+            clip=optimizer_config.clip,
+            autocast=autocast,
+        )
+        done = step + 1
+        pending.append((done, lr, outcome))
+        last = done == config.steps
+        stopped = stop.signal is not None
+        validate = not (stopped or last) and done % config.validate_every == 0
+        save = stopped or last or done % config.checkpoint_every == 0
+        if validate or save or time.monotonic() - read_at > REPORT_SECONDS:
+            callbacks.report(_read(pending))
+            pending.clear()
+            read_at = time.monotonic()
+        if validate:
+            callbacks.validate(done)
+        if save:
+            callbacks.save(done)
+        if last or stopped:
+            break
+    return done
+
+
+def _read(pending: list[tuple[int, float, Tensor]]) -> list[Row]:
+    values: list[list[float]] = torch.stack([outcome for _, _, outcome in pending]).tolist()
+    rows = []
+    for (step, lr, _), (nats, weight, norm) in zip(pending, values, strict=True):
+        if not (math.isfinite(nats) and math.isfinite(norm)):
+            raise DivergedError(step)
+        bits = nats / weight / math.log(2) if weight > 0 else math.nan
+        rows.append(Row(step, lr, bits, norm))
+    return rows
+
+
+def autocast_to(precision: str, device: torch.device) -> Autocast:
+    """Return what makes the context of a forward pass in `precision`, fp32 or bf16."""
+    if precision == "fp32":
+        return nullcontext
+
+    def context() -> Any:
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+
+    return context
+
+
+def seconds_per_step(
+    model: nn.Module,
+    objective: Objective,
+    codes: Tensor,
+    *,
+    batch: int,
+    autocast: Autocast = nullcontext,
+) -> float:
+    """Time forward and backward passes of one micro-batch; the weights stay as they are.
+
+    Parameters
+    ----------
+    codes
+        (micro_batch, length) uint8 on the model's device.
+    batch
+        Windows a step.
+
+    Returns
+    -------
+    Seconds a step takes, by the fastest of three passes after one to warm up.
+    """
+    seconds = []
+    for _ in range(4):
+        started = time.perf_counter()
+        nats, _ = accumulate_gradients(
+            model, objective, codes, 0, micro_batch=len(codes), autocast=autocast
+        )
+        nats.item()  # waits for the device
+        seconds.append(time.perf_counter() - started)
+    model.zero_grad(set_to_none=True)
+    return min(seconds[1:]) * batch / len(codes)

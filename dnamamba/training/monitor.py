@@ -1,0 +1,159 @@
+"""What a training run says while it goes: a bar or a line now and then, and rows of metrics.tsv."""
+
+import math
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from dnamamba.evaluation.language import Score
+from dnamamba.log import Metrics, logger, progress, read_metrics
+from dnamamba.training.loop import Row
+
+COLUMNS: Final = (
+    "step",
+    "bases",
+    "seconds",
+    "lr",
+    "train_bits",
+    "grad_norm",
+    "valid_bits",
+    "valid_low",
+    "valid_high",
+    "valid_perplexity",
+    "valid_accuracy",
+)
+LINE_SECONDS: Final = 10.0
+"""How often a line is logged where there is no bar."""
+_AVERAGED: Final = 20
+"""Steps over which the loss that is shown is averaged."""
+
+
+class Monitor:
+    """Reports a run to its metrics.tsv and to stderr.
+
+    Parameters
+    ----------
+    path
+        metrics.tsv; rows after `start` are dropped.
+    start, steps
+        Steps done before, and steps of the whole run.
+    step_bases
+        Bases a step.
+    device
+        Whose memory is told.
+    """
+
+    def __init__(
+        self, path: Path, *, start: int, steps: int, step_bases: int, device: torch.device
+    ) -> None:
+        self._metrics = Metrics(path, COLUMNS)
+        self._metrics.rewind(start)
+        self._steps = steps
+        self._step_bases = step_bases
+        self._device = device
+        self._before = _last_seconds(path)
+        self._started = self._line_at = time.monotonic()
+        self._done = self._first = start
+        self._bits, self._averaged = 0.0, 0
+        self._bar = progress(steps * step_bases, "pretrain", "b")
+        self._bar.initial = self._bar.n = start * step_bases
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent, those before a resume included."""
+        return self._before + time.monotonic() - self._started
+
+    def report(self, rows: list[Row]) -> None:
+        """Write finished steps to metrics.tsv and move the bar."""
+        for row in rows:
+            self._metrics.add(
+                {
+                    "step": row.step,
+                    "bases": row.step * self._step_bases,
+                    "seconds": self.seconds,
+                    "lr": row.lr,
+                    "train_bits": row.bits,
+                    "grad_norm": row.norm,
+                }
+            )
+            if not math.isnan(row.bits):
+                self._averaged += 1
+                self._bits += (row.bits - self._bits) / min(self._averaged, _AVERAGED)
+        self._done = rows[-1].step
+        self._bar.set_postfix_str(f"{self._bits:.3f} bits, {self._memory()}", refresh=False)
+        self._bar.update(self._done * self._step_bases - self._bar.n)
+        if self._bar.disable and time.monotonic() - self._line_at > LINE_SECONDS:
+            self._line_at = time.monotonic()
+            logger.info("%s", self._line())
+
+    def validated(self, step: int, score: Score) -> None:
+        """Write a validation to metrics.tsv, and log it."""
+        _, low, high = score.interval()
+        self._metrics.add(
+            {
+                "step": step,
+                "bases": step * self._step_bases,
+                "seconds": self.seconds,
+                "valid_bits": score.bits_per_base,
+                "valid_low": low,
+                "valid_high": high,
+                "valid_perplexity": score.perplexity,
+                "valid_accuracy": score.accuracy,
+            }
+        )
+        logger.info(
+            "step %s: held out %.4f bits per base%s, accuracy %.3f",
+            f"{step:,}",
+            score.bits_per_base,
+            "" if math.isnan(low) else f" (95 % interval {low:.4f}-{high:.4f})",
+            score.accuracy,
+        )
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.close()
+
+    def _line(self) -> str:
+        elapsed = time.monotonic() - self._started
+        done = self._done - self._first
+        rate = done * self._step_bases / elapsed
+        left = (self._steps - self._done) * elapsed / done
+        return (
+            f"step {self._done:,}/{self._steps:,}: {self._bits:.3f} bits, "
+            f"{count_text(rate)}b/s, {duration_text(left)} left, {self._memory()}"
+        )
+
+    def _memory(self) -> str:
+        return f"{peak_memory(self._device) / 2**30:.1f} GiB"
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes held so far: allocated on a CUDA device, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return resident if sys.platform == "darwin" else resident * 1024
+
+
+def count_text(value: float) -> str:
+    """Write a count with three digits and k, M or G: 1.05M."""
+    for factor, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:.3g}{suffix}"
+    return f"{value:.3g}"
+
+
+def duration_text(seconds: float) -> str:
+    """Write a duration in the unit that suits it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _last_seconds(path: Path) -> float:
+    seconds = read_metrics(path)["seconds"]
+    return float(seconds[-1]) if seconds else 0.0

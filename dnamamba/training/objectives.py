@@ -1,0 +1,141 @@
+"""What a language model is asked: the next base, or the bases that were masked.
+
+An objective is a pure function of the codes, the seed, the step and the index of the window: a
+resume asks the same questions, and so does any number of machines.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from dnamamba.alphabet import BASE, SOFT_MASK, N
+from dnamamba.evaluation.language import Batch
+
+Tokens = Callable[[Tensor], Tensor]
+"""Store codes to model ids, as `LanguageModel.tokens`."""
+
+_WORD: Final = (1 << 64) - 1
+_GOLDEN: Final = 0x9E3779B97F4A7C15
+_MIX: Final = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+
+
+class NextBase:
+    """Predict base t + 1 from bases 0 ... t; the last logit of a window is asked nothing.
+
+    Parameters
+    ----------
+    tokens
+        Store codes to model ids.
+    soft_mask_weight
+        Weight of targets that are soft-masked; N weighs nothing, every other base one.
+    """
+
+    shift = 1
+
+    def __init__(self, tokens: Tokens, soft_mask_weight: float = 1.0) -> None:
+        self.tokens = tokens
+        self.soft_mask_weight = soft_mask_weight
+
+    def __call__(self, codes: Tensor, step: int, first: int) -> Batch:
+        """Ask about (batch, length) uint8 codes; `step` and `first` change nothing."""
+        del step, first
+        inputs = self.tokens(codes)
+        weights = target_weights(codes, self.soft_mask_weight).roll(-1, dims=1)
+        weights[:, -1] = 0.0
+        return Batch(inputs, inputs.roll(-1, dims=1), weights)
+
+
+class MaskedBase:
+    """Predict 15 % of the bases: 80 % of them hidden, 10 % replaced, 10 % left (BERT, 1810.04805).
+
+    Parameters
+    ----------
+    tokens
+        Store codes to model ids.
+    mask_id
+        The id that hides a base.
+    seed
+        Draws the masks, together with the step, the index of the window and the position.
+    soft_mask_weight
+        Weight of targets that are soft-masked; N is never asked for.
+    fraction
+        Share of the bases that are asked for.
+    """
+
+    shift = 0
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        mask_id: int,
+        seed: int,
+        soft_mask_weight: float = 1.0,
+        fraction: float = 0.15,
+    ) -> None:
+        self.tokens = tokens
+        self.mask_id = mask_id
+        self.seed = seed
+        self.soft_mask_weight = soft_mask_weight
+        self.fraction = fraction
+
+    def __call__(self, codes: Tensor, step: int, first: int) -> Batch:
+        """Ask about (batch, length) uint8 codes, the windows `first` ... of `step`."""
+        bits = random_bits(self.seed, step, first, codes)
+        asked = (_uniform(bits, 40) < self.fraction) & (codes & BASE != N)
+        action = _uniform(bits, 16)
+        replaced = torch.where(asked & (action >= 0.9), (bits & 3).to(codes.dtype), codes)
+        inputs = self.tokens(replaced).masked_fill(asked & (action < 0.8), self.mask_id)
+        weights = target_weights(codes, self.soft_mask_weight).masked_fill(~asked, 0.0)
+        return Batch(inputs, self.tokens(codes), weights)
+
+
+def target_weights(codes: Tensor, soft_mask_weight: float) -> Tensor:
+    """Weigh each base as a target: float32, N zero, soft-masked `soft_mask_weight`, others one."""
+    weights = torch.ones(codes.shape, dtype=torch.float32, device=codes.device)
+    if soft_mask_weight != 1.0:
+        weights.masked_fill_(codes & SOFT_MASK != 0, soft_mask_weight)
+    return weights.masked_fill_(codes & BASE == N, 0.0)
+
+
+def random_bits(seed: int, step: int, first: int, codes: Tensor) -> Tensor:
+    """Hash (seed, step, index, position) into 64 bits for each base of `codes`.
+
+    SplitMix64 (Steele et al., OOPSLA 2014) as a counter-based generator: the same bits on every
+    device.
+
+    Returns
+    -------
+    (batch, length) int64 on the device of `codes`.
+    """
+    batch, length = codes.shape
+    start = _mix(_mix(seed) ^ step)
+    keys = [_signed(_mix(start ^ index)) for index in range(first, first + batch)]
+    key = torch.tensor(keys, dtype=torch.int64).to(codes.device, non_blocking=True)
+    position = torch.arange(1, length + 1, device=codes.device)
+    bits = key[:, None] + position * _signed(_GOLDEN)
+    for shift, factor in _MIX:
+        bits = (bits ^ _shift_right(bits, shift)) * _signed(factor)
+    return bits ^ _shift_right(bits, 31)
+
+
+def _uniform(bits: Tensor, low: int) -> Tensor:
+    """Read the 24 bits from bit `low` up as a float32 in [0, 1)."""
+    return (_shift_right(bits, low) & 0xFFFFFF).float() * 2.0**-24
+
+
+def _shift_right(bits: Tensor, count: int) -> Tensor:
+    """Shift as if unsigned, which int64 is not."""
+    return (bits >> count) & ((1 << (64 - count)) - 1)
+
+
+def _mix(word: int) -> int:
+    word = (word + _GOLDEN) & _WORD
+    for shift, factor in _MIX:
+        word = ((word ^ (word >> shift)) * factor) & _WORD
+    return word ^ (word >> 31)
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 64) if word >> 63 else word

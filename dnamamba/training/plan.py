@@ -1,0 +1,112 @@
+"""How large a run is where nobody said: what this machine can do in ten minutes."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from dnamamba.errors import DnamambaError
+from dnamamba.evaluation.language import Autocast, Objective
+from dnamamba.training.loop import accumulate_gradients
+
+SECONDS: Final = 480.0
+"""Of ten minutes, what is left for steps beside baselines, validations and the end."""
+PASSES: Final = 50
+"""How often a run that was given no size reads its training bases, at most."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Defaults that depend on the device alone.
+
+    Attributes
+    ----------
+    preset, length
+        The model, and the bases of a window.
+    step_bases, pass_bases
+        Bases a step, and bases a forward and backward pass.
+    held_out_bases
+        The most held-out bases that are scored.
+    """
+
+    preset: str
+    length: int
+    step_bases: int
+    pass_bases: int
+    held_out_bases: int
+
+
+_CPU: Final = Sizes("250k", 1024, 1 << 12, 1 << 14, 1 << 20)
+_CUDA: Final = Sizes("1.4m", 8192, 1 << 19, 1 << 19, 1 << 24)
+
+
+def sizes_for(device: torch.device) -> Sizes:
+    """Return the defaults of a device."""
+    return _CUDA if device.type == "cuda" else _CPU
+
+
+def default_length(sizes: Sizes, contigs: Iterable[int]) -> int:
+    """Return the default length, halved until the longest contig holds eight windows."""
+    longest = max(contigs, default=0)
+    length = sizes.length
+    while length > 16 and 8 * length > longest:
+        length //= 2
+    return length
+
+
+def micro_batch(device: torch.device, length: int) -> int:
+    """Return the windows of a pass to begin with, before memory is tried."""
+    return max(1, sizes_for(device).pass_bases // length)
+
+
+def largest_micro_batch(
+    model: nn.Module, objective: Objective, codes: Tensor, autocast: Autocast
+) -> int:
+    """Return how many of the windows `codes` one pass can hold: all, or a half, a quarter ...
+
+    Raises
+    ------
+    DnamambaError
+        Where the memory cannot hold one window.
+    """
+    windows = len(codes)
+    while not _fits(model, objective, codes[:windows], autocast):
+        if windows == 1:
+            raise DnamambaError(
+                f"a window of {codes.shape[1]:,} bases does not fit into the memory of "
+                f"{codes.device}: choose a smaller --length or --preset"
+            )
+        windows //= 2
+    return windows
+
+
+def _fits(model: nn.Module, objective: Objective, codes: Tensor, autocast: Autocast) -> bool:
+    """Try a forward and backward pass."""
+    try:
+        accumulate_gradients(model, objective, codes, 0, micro_batch=len(codes), autocast=autocast)
+    except torch.OutOfMemoryError:
+        return False
+    finally:
+        model.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+    return True
+
+
+def affordable_steps(seconds: float, step_bases: int, train_bases: int) -> int:
+    """Return how many steps fit into ten minutes and `PASSES` passes, to two digits.
+
+    Parameters
+    ----------
+    seconds
+        What a step takes.
+    step_bases
+        Bases a step.
+    train_bases
+        Bases there are.
+    """
+    steps = min(SECONDS / seconds, PASSES * train_bases / step_bases)
+    unit = 10.0 ** max(0, math.floor(math.log10(max(steps, 1.0))) - 1)
+    return max(1, int(math.floor(steps / unit) * unit))

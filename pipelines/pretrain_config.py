@@ -1,0 +1,285 @@
+"""The settings of a pretraining run: what may be given, and what is chosen where nothing is."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import torch
+
+from dnamamba.config import from_dict, to_dict
+from dnamamba.data.windows import TrainingWindows
+from dnamamba.errors import UsageError
+from dnamamba.evaluation.language import Objective
+from dnamamba.kernels.dispatch import BACKENDS
+from dnamamba.log import logger
+from dnamamba.models.backbone import Symmetry
+from dnamamba.models.heads import LanguageModel
+from dnamamba.models.presets import preset, preset_name
+from dnamamba.pipelines.resume import require_same_settings
+from dnamamba.training import plan
+from dnamamba.training.loop import LoopConfig, autocast_to, seconds_per_step
+from dnamamba.training.monitor import count_text
+from dnamamba.training.objectives import MaskedBase, NextBase
+from dnamamba.training.optimizer import OptimizerConfig
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Settings of a run; those that are None are chosen for the machine and the genomes.
+
+    Attributes
+    ----------
+    preset
+        Size of the model.
+    length
+        Bases of a window.
+    steps, tokens
+        Optimiser steps, or the bases that they should read in all; give one.
+    batch
+        Windows a step.
+    micro_batch
+        Windows a forward and backward pass.
+    objective
+        Predict the next base, or masked ones.
+    bidirectional, symmetry
+        As in `ModelConfig`; for the masked objective.
+    contigs
+        Names and globs of the contigs to use.
+    holdout
+        Contigs to hold out.
+    split
+        BED file with a fold column.
+    soft_mask_weight
+        Weight of soft-masked targets in the training loss; N never weighs anything.
+    reverse_complement
+        Train on both strands.
+    precision
+        fp32, bf16, or auto: bf16 on a GPU.
+    backend
+        How scans run.
+    validate_every, checkpoint_every
+        Steps between two validations, and between two checkpoints.
+    held_out_bases
+        The most held-out bases that are scored.
+    seed
+        Seed of the weights, the windows and the masks.
+    optimizer
+        AdamW, schedule and clipping.
+    """
+
+    preset: str | None = None
+    length: int | None = None
+    steps: int | None = None
+    tokens: int | None = None
+    batch: int | None = None
+    micro_batch: int | None = None
+    objective: Literal["next", "masked"] = "next"
+    bidirectional: bool = False
+    symmetry: Symmetry = "none"
+    contigs: tuple[str, ...] | None = None
+    holdout: tuple[str, ...] | None = None
+    split: str | None = None
+    soft_mask_weight: float = 1.0
+    reverse_complement: bool = True
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    backend: str = "auto"
+    validate_every: int | None = None
+    checkpoint_every: int | None = None
+    held_out_bases: int | None = None
+    seed: int = 0
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+
+MAY_CHANGE: Final = frozenset(
+    {"micro_batch", "backend", "validate_every", "checkpoint_every", "split"}
+)
+"""Settings that a resume may change: they decide where and when, not what is learnt. The path of
+`split` is one of them, because its checksum is among those of the inputs."""
+
+
+def require_sound(config: PretrainConfig) -> None:
+    """Raise one UsageError for all faults that the settings alone show."""
+    faults = []
+    try:
+        preset(
+            config.preset or "250k",
+            objective=config.objective,
+            bidirectional=config.bidirectional,
+            symmetry=config.symmetry,
+        )
+    except UsageError as error:
+        faults.append(str(error))
+    for one, other in (("steps", "tokens"), ("holdout", "split")):
+        if getattr(config, one) is not None and getattr(config, other) is not None:
+            faults.append(f"{one} and {other}: give one of them")
+    counts = ("length", "steps", "tokens", "batch", "micro_batch", "validate_every")
+    for name in (*counts, "checkpoint_every", "held_out_bases"):
+        value = getattr(config, name)
+        least = 2 if name == "length" else 1
+        if value is not None and value < least:
+            faults.append(f"{name} {value}: give {least} or more")
+    if not 0 <= config.soft_mask_weight <= 1:
+        faults.append(f"soft_mask_weight {config.soft_mask_weight:g}: give a value from 0 to 1")
+    if config.backend not in BACKENDS:
+        faults.append(f"backend {config.backend!r}: choose one of {', '.join(BACKENDS)}")
+    if faults:
+        raise UsageError("; ".join(faults))
+
+
+def changed(config: PretrainConfig) -> dict[str, Any]:
+    """Return the settings that differ from the defaults."""
+    default = to_dict(PretrainConfig())
+    return {name: value for name, value in to_dict(config).items() if value != default[name]}
+
+
+def resume_config(
+    output: Path, before: Mapping[str, Any], asked: Mapping[str, Any]
+) -> PretrainConfig:
+    """Return the settings of the run to resume, if what is asked for now does not contradict."""
+    asked = dict(asked)
+    if asked.get("precision") == "auto":
+        del asked["precision"]
+    if "preset" in asked:
+        asked["preset"] = preset_name(preset(asked["preset"]))
+    if "tokens" in asked:
+        asked["steps"] = steps_for(asked.pop("tokens"), before["batch"], before["length"])
+    require_same_settings(output, before, asked, MAY_CHANGE)
+    free = {name: value for name, value in asked.items() if name in MAY_CHANGE}
+    return from_dict(PretrainConfig, {**before, **free}, str(output / "run.json"))
+
+
+def build_model(config: PretrainConfig) -> LanguageModel:
+    """Build the model with weights that depend on the seed alone."""
+    size = preset(
+        config.preset or "",
+        objective=config.objective,
+        bidirectional=config.bidirectional,
+        symmetry=config.symmetry,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = LanguageModel(size)
+    model.backend = config.backend
+    return model
+
+
+def build_objective(
+    model: LanguageModel, config: PretrainConfig, soft_mask_weight: float
+) -> Objective:
+    """Make the objective; a weight of one is for scoring."""
+    if config.objective == "masked":
+        return MaskedBase(model.tokens, model.config.mask_id, config.seed, soft_mask_weight)
+    return NextBase(model.tokens, soft_mask_weight)
+
+
+def choose_sizes(
+    config: PretrainConfig, device: torch.device, contigs: Iterable[int]
+) -> PretrainConfig:
+    """Choose preset, length, batch, precision and held-out bases where nobody said.
+
+    Parameters
+    ----------
+    config
+        What was said.
+    device
+        Where the model will run.
+    contigs
+        Lengths of the contigs.
+    """
+    sizes = plan.sizes_for(device)
+    length = config.length or plan.default_length(sizes, contigs)
+    precision = config.precision
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" else "fp32"
+    return dataclasses.replace(
+        config,
+        preset=preset_name(preset(config.preset or sizes.preset)),
+        length=length,
+        batch=config.batch or max(1, sizes.step_bases // length),
+        precision=precision,
+        held_out_bases=config.held_out_bases or sizes.held_out_bases,
+    )
+
+
+def choose_steps(
+    config: PretrainConfig, model: LanguageModel, windows: TrainingWindows, device: torch.device
+) -> PretrainConfig:
+    """Choose micro-batch and steps, by trying and timing a real batch where nobody said.
+
+    Parameters
+    ----------
+    config
+        With sizes chosen.
+    model
+        Lies on `device`; its weights are not changed.
+    windows
+        What it will be trained on.
+    device
+        Where it will run.
+    """
+    length, batch = windows.length, config.batch or 1
+    micro_batch = min(config.micro_batch or plan.micro_batch(device, length), batch)
+    steps = config.steps or (steps_for(config.tokens, batch, length) if config.tokens else None)
+    on_trial = config.micro_batch is None and device.type == "cuda"
+    if steps is None or on_trial:
+        objective = build_objective(model, config, config.soft_mask_weight)
+        autocast = autocast_to(config.precision, device)
+        codes = torch.stack([windows[0, index] for index in range(micro_batch)]).to(device)
+        if on_trial:
+            micro_batch = plan.largest_micro_batch(model, objective, codes, autocast)
+        if steps is None:
+            seconds = seconds_per_step(
+                model, objective, codes[:micro_batch], batch=batch, autocast=autocast
+            )
+            steps = plan.affordable_steps(seconds, batch * length, windows.bases)
+    return dataclasses.replace(
+        config,
+        micro_batch=micro_batch,
+        steps=steps,
+        tokens=None,
+        validate_every=config.validate_every or math.ceil(steps / 10),
+        checkpoint_every=config.checkpoint_every or math.ceil(steps / 20),
+    )
+
+
+def steps_for(tokens: int, batch: int, length: int) -> int:
+    """Return the steps that read at least `tokens` bases."""
+    return math.ceil(tokens / (batch * length))
+
+
+def loop_config(config: PretrainConfig) -> LoopConfig:
+    """Return the loop's part of settings that are all chosen."""
+    names = [field.name for field in dataclasses.fields(LoopConfig)]
+    return LoopConfig(**{name: getattr(config, name) for name in names})
+
+
+def log_choices(config: PretrainConfig, chosen: PretrainConfig, bases: int) -> None:
+    """Say what was chosen because nobody said, and how much reading that makes.
+
+    Parameters
+    ----------
+    config, chosen
+        What was said, and what it came to.
+    bases
+        Training bases that windows can reach.
+    """
+    said = {"preset", "length", "batch", "steps"} & changed(config).keys()
+    if config.tokens is not None:
+        said.add("steps")
+    values = {name: getattr(chosen, name) for name in ("preset", "length", "batch", "steps")}
+    if left := {name: value for name, value in values.items() if name not in said}:
+        logger.info(
+            "sized to end in ten minutes here: %s",
+            ", ".join(f"--{name} {value}" for name, value in left.items()),
+        )
+    read = values["steps"] * values["batch"] * values["length"]
+    logger.info(
+        "%s steps of %s windows of %s bases: %sb, %.3g passes over %sb of training sequence",
+        *(f"{values[name]:,}" for name in ("steps", "batch", "length")),
+        count_text(read),
+        read / bases,
+        count_text(bases),
+    )

@@ -1,0 +1,217 @@
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dnamamba.training.loop import (
+    Callbacks,
+    DivergedError,
+    LoopConfig,
+    Row,
+    StopRequest,
+    accumulate_gradients,
+    autocast_to,
+    fit,
+    seconds_per_step,
+    stop_on_signal,
+)
+from dnamamba.training.objectives import NextBase
+from dnamamba.training.optimizer import OptimizerConfig
+
+CPU = torch.device("cpu")
+
+
+def tokens(codes: Tensor) -> Tensor:
+    return (codes & 7).long()
+
+
+def build() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Embedding(8, 12), nn.Tanh(), nn.Linear(12, 8))
+
+
+def codes_of_step(step: int, batch: int = 6, length: int = 20) -> Tensor:
+    generator = torch.Generator().manual_seed(step)
+    return torch.randint(0, 5, (batch, length), generator=generator, dtype=torch.uint8)
+
+
+def all_codes(start: int = 0) -> Iterator[Tensor]:
+    step = start
+    while True:
+        yield codes_of_step(step)
+        step += 1
+
+
+class Diary:
+    """Callbacks that note what was called when."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.validated: list[int] = []
+        self.saved: list[int] = []
+
+    def callbacks(self) -> Callbacks:
+        return Callbacks(self.rows.extend, self.validated.append, self.saved.append)
+
+
+def run(
+    model: nn.Module,
+    diary: Diary,
+    *,
+    start: int = 0,
+    steps: int = 10,
+    micro_batch: int = 6,
+    stop: StopRequest | None = None,
+    batches: Iterator[Tensor] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> int:
+    return fit(
+        model,
+        optimizer or torch.optim.AdamW(model.parameters(), fused=True),
+        NextBase(tokens),
+        batches or all_codes(start),
+        diary.callbacks(),
+        start=start,
+        config=LoopConfig(
+            steps=steps, batch=6, micro_batch=micro_batch, validate_every=4, checkpoint_every=3
+        ),
+        optimizer_config=OptimizerConfig(),
+        device=CPU,
+        stop=stop or StopRequest(),
+    )
+
+
+def test_reports_every_step_and_validates_and_saves_when_due() -> None:
+    diary = Diary()
+    assert run(build(), diary) == 10
+    assert [row.step for row in diary.rows] == list(range(1, 11))
+    assert diary.validated == [4, 8]
+    assert diary.saved == [3, 6, 9, 10]
+    assert diary.rows[0].lr == pytest.approx(8e-3)
+    assert diary.rows[0].bits == pytest.approx(3.0, abs=0.5)
+
+
+def gradients(micro_batch: int, codes: Tensor) -> list[Tensor]:
+    model = build()
+    accumulate_gradients(model, NextBase(tokens, 0.5), codes, 0, micro_batch=micro_batch)
+    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 4, 5])
+def test_micro_batches_weigh_every_target_the_same(micro_batch: int) -> None:
+    codes = codes_of_step(0)
+    codes[0, 1:18] = 4  # one window with hardly a target
+    codes[1] |= 8
+    for whole, parts in zip(gradients(6, codes), gradients(micro_batch, codes), strict=True):
+        torch.testing.assert_close(parts, whole)
+
+
+def test_the_loss_is_the_weighted_mean_over_targets() -> None:
+    model, codes = build(), codes_of_step(0)
+    nats, weight = accumulate_gradients(model, NextBase(tokens), codes, 0, micro_batch=4)
+    logits = model(tokens(codes))[:, :-1]
+    targets = tokens(codes)[:, 1:].masked_fill(codes[:, 1:] == 4, -100)
+    expected = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    assert weight == (codes[:, 1:] != 4).sum()
+    torch.testing.assert_close(nats / weight, expected.detach())
+
+
+def test_a_batch_without_targets_changes_no_gradient() -> None:
+    model = build()
+    codes = torch.full((6, 20), 4, dtype=torch.uint8)
+    accumulate_gradients(model, NextBase(tokens), codes, 0, micro_batch=6)
+    assert all(not parameter.grad.any() for parameter in model.parameters())  # type: ignore[union-attr]
+    diary = Diary()
+    run(model, diary, steps=1, batches=iter([codes]))
+    assert diary.rows[0].bits != diary.rows[0].bits
+
+
+def test_two_halves_make_the_whole_bit_for_bit() -> None:
+    straight, halves = build(), build()
+    run(straight, Diary(), steps=8)
+    optimizer = torch.optim.AdamW(halves.parameters(), fused=True)
+    stop = StopRequest()
+
+    def first_half() -> Iterator[Tensor]:
+        for step in range(8):
+            stop.signal = signal.SIGTERM if step == 3 else None
+            yield codes_of_step(step)
+
+    diary = Diary()
+    assert run(halves, diary, steps=8, stop=stop, batches=first_half(), optimizer=optimizer) == 4
+    assert diary.saved == [3, 4]
+    assert diary.validated == []
+    run(halves, Diary(), start=4, steps=8, optimizer=optimizer)
+    for one, other in zip(straight.parameters(), halves.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_unsaved() -> None:
+    model = build()
+
+    def poison() -> Iterator[Tensor]:
+        for step in range(10):
+            if step == 4:
+                with torch.no_grad():
+                    next(model.parameters())[0] = torch.nan
+            yield codes_of_step(step)
+
+    diary = Diary()
+    with pytest.raises(DivergedError) as raised:
+        run(model, diary, batches=poison())
+    assert raised.value.step == 5
+    assert diary.saved == [3]
+
+
+def test_timing_leaves_weights_and_gradients_alone() -> None:
+    model = build()
+    before = [parameter.clone() for parameter in model.parameters()]
+    seconds = seconds_per_step(model, NextBase(tokens), codes_of_step(0)[:2], batch=6)
+    assert seconds > 0
+    assert all(map(torch.equal, before, model.parameters()))
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_bf16_is_a_context_of_its_own() -> None:
+    linear = nn.Linear(2, 2)
+    with autocast_to("bf16", CPU)():
+        assert linear(torch.ones(1, 2)).dtype == torch.bfloat16
+    with autocast_to("fp32", CPU)():
+        assert linear(torch.ones(1, 2)).dtype == torch.float32
+
+
+def test_signals_ask_for_an_end_and_are_handed_back() -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with stop_on_signal() as stop:
+        assert stop.signal is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
+    with stop_on_signal() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.signal == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
+
+
+def test_a_forked_reader_dies_of_sigterm_and_outlives_sigint(tmp_path: Path) -> None:
+    script = tmp_path / "fork.py"
+    script.write_text(
+        "import os, signal, time\n"
+        "from dnamamba.training.loop import stop_on_signal\n"
+        "with stop_on_signal() as stop:\n"
+        "    child = os.fork()\n"
+        "    if not child:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        os._exit(9)\n"
+        "    print(os.waitpid(child, 0)[1], stop.signal)\n"
+    )
+    result = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["0", "None"]

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+import torch
+
+from dnamamba.alphabet import SOFT_MASK, N, encode
+from dnamamba.training.objectives import MaskedBase, NextBase, random_bits, target_weights
+
+MASK = 5
+
+
+def tokens(codes: torch.Tensor) -> torch.Tensor:
+    return (codes & 7).long()
+
+
+def codes_of(*rows: str) -> torch.Tensor:
+    return torch.from_numpy(np.stack([encode(row) for row in rows]))
+
+
+def random_codes(batch: int, length: int) -> torch.Tensor:
+    return torch.randint(0, 4, (batch, length), generator=torch.Generator().manual_seed(0)).byte()
+
+
+def test_next_base_asks_for_the_base_after_each_position() -> None:
+    batch = NextBase(tokens)(codes_of("ACGT"), 0, 0)
+    assert batch.inputs.tolist() == [[0, 1, 2, 3]]
+    assert batch.targets[:, :-1].tolist() == [[1, 2, 3]]
+    assert batch.weights.tolist() == [[1.0, 1.0, 1.0, 0.0]]
+
+
+def test_next_base_does_not_ask_for_n_and_weighs_soft_masked_targets() -> None:
+    batch = NextBase(tokens, soft_mask_weight=0.25)(codes_of("AcNgT", "NNAAA"), 0, 0)
+    assert batch.weights.tolist() == [[0.25, 0.0, 0.25, 1.0, 0.0], [0.0, 1.0, 1.0, 1.0, 0.0]]
+
+
+def test_soft_masked_n_weighs_nothing() -> None:
+    codes = torch.tensor([[N | SOFT_MASK, SOFT_MASK]], dtype=torch.uint8)
+    assert target_weights(codes, 0.5).tolist() == [[0.0, 0.5]]
+
+
+def test_masked_base_asks_for_15_percent_in_the_proportions_of_bert() -> None:
+    codes = random_codes(64, 4096)
+    batch = MaskedBase(tokens, MASK, seed=1)(codes, 7, 0)
+    asked = batch.weights > 0
+    hidden = batch.inputs == MASK
+    changed = asked & ~hidden & (batch.inputs != batch.targets)
+    assert asked.float().mean().item() == pytest.approx(0.15, abs=0.003)
+    assert (hidden.sum() / asked.sum()).item() == pytest.approx(0.8, abs=0.01)
+    # A tenth is replaced by one of four bases, so three quarters of that tenth change.
+    assert (changed.sum() / asked.sum()).item() == pytest.approx(0.075, abs=0.006)
+    assert torch.equal(batch.targets, tokens(codes))
+    assert torch.equal(batch.inputs[~asked], batch.targets[~asked])
+    assert not hidden[~asked].any()
+
+
+def test_masks_depend_on_seed_step_and_index_and_on_nothing_else() -> None:
+    codes = random_codes(1, 512).expand(6, -1)
+    objective = MaskedBase(tokens, MASK, seed=3)
+    whole = objective(codes, 5, 0)
+    part = objective(codes[:2], 5, 4)
+    assert torch.equal(whole.inputs[4:], part.inputs)
+    assert len({tuple(row) for row in whole.inputs.tolist()}) == 6
+    assert not torch.equal(whole.inputs, objective(codes, 6, 0).inputs)
+    other_seed = MaskedBase(tokens, MASK, seed=4)(codes, 5, 0)
+    assert not torch.equal(whole.inputs, other_seed.inputs)
+
+
+def test_masked_base_never_asks_for_n() -> None:
+    codes = torch.full((4, 2048), N, dtype=torch.uint8)
+    batch = MaskedBase(tokens, MASK, seed=0)(codes, 0, 0)
+    assert batch.weights.sum() == 0
+    assert torch.equal(batch.inputs, tokens(codes))
+
+
+def test_random_bits_are_even_in_every_bit() -> None:
+    bits = random_bits(0, 0, 0, random_codes(16, 4096))
+    for bit in range(64):
+        assert ((bits >> bit) & 1).float().mean().item() == pytest.approx(0.5, abs=0.01)
+    assert bits.unique().numel() == bits.numel()
