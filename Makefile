@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 pretrain: $(VENV)/installed  ## the main job on the bundled sample, on two CPU cores
 	$(BIN)/dnamamba pretrain data/samples/hg38_chr16_187k-397k.fa.gz \
-		--preset 250k --length 1024 --tokens 1M --force -o runs/sample
+		--preset 250k --length 1024 --batch 2 --tokens 1M --force -o runs/sample
 
 test: $(VENV)/installed  ## the CPU tests
 	$(BIN)/python -m pytest -m "not gpu and not slow"

@@ -27,9 +27,9 @@ class Genome:
 
     Examples
     --------
-    >>> genome = Genome("hg38.fa.gz")                       # doctest: +SKIP
-    >>> genome.sequence("chr20:10,000,001-10,000,010")      # doctest: +SKIP
-    'aatatttgag'
+    >>> genome = Genome("data/samples/great_apes_mt.fa.gz")  # doctest: +SKIP
+    >>> genome.sequence("human_mt:1-12")  # doctest: +SKIP
+    'GATCACAGGTCT'
     """
 
     def __init__(self, path: str | Path, *, store: bool = True) -> None:

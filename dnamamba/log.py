@@ -3,6 +3,7 @@
 import json
 import logging
 import platform
+import resource
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -51,6 +52,12 @@ def progress(total: int | None, description: str, unit: str) -> "tqdm[Any]":
         dynamic_ncols=True,
         file=sys.stderr,
     )
+
+
+def peak_resident() -> int:
+    """Return the most memory that this process has held so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 class Metrics:

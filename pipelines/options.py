@@ -125,6 +125,15 @@ def resolve_device(text: str) -> "torch.device":
     return wanted
 
 
+def device_name(device: "torch.device") -> str:
+    """Name a device for a record: `cpu`, or `cuda:0 (NVIDIA H200)`."""
+    import torch
+
+    if device.type != "cuda":
+        return str(device)
+    return f"{device} ({torch.cuda.get_device_name(device)})"
+
+
 def prepare_output(path: Path, *, force: bool = False, resume: bool = False) -> None:
     """Make sure that a run may write into the folder `path`, before any work is done.
 

@@ -140,7 +140,7 @@ def _set_up(
     )
     held_out = _hold_out(valid, length, chosen.held_out_bases or length)
     model = build_model(chosen).to(device)
-    chosen = choose_steps(chosen, model, windows, device)
+    chosen = choose_steps(chosen, model, windows, held_out, device)
     log_choices(config, chosen, windows.bases)
     loop = loop_config(chosen)
     return Run(output, chosen, loop, inputs, windows, held_out, model, device), splits
@@ -168,7 +168,7 @@ def _write_run(run: Run, splits: Sequence[Split], device: torch.device) -> None:
     config = to_dict(run.config)
     record = {
         "seed": run.config.seed,
-        "device": str(device),
+        "device": options.device_name(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "config": config,
@@ -212,7 +212,10 @@ def _count(name: str, text: str) -> Callable[[Function], Function]:
 @click.option("--split", metavar="BED", help="Regions and their fold: train, valid or test.")
 @click.option("--soft-mask-weight", type=float, metavar="W", help="Of soft-masked targets.  [1]")
 @click.option("--no-rc", is_flag=True, default=None, help="Train on the given strand only.")
-@_count("validate-every", "Steps between validations.  [default: a tenth of the run]")
+@_count(
+    "validate-every",
+    "Steps between validations.  [default: ten, or fewer]",
+)
 @_count("checkpoint-every", "Steps between checkpoints.  [default: a twentieth]")
 @click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes reading ahead.")
 @click.option("--config", metavar="TOML", type=click.Path(path_type=Path), help="Settings.")

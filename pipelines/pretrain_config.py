@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import torch
 
 from dnamamba.config import from_dict, to_dict
-from dnamamba.data.windows import TrainingWindows
+from dnamamba.data.windows import HeldOutWindows, TrainingWindows
 from dnamamba.errors import UsageError
 from dnamamba.evaluation.language import Objective
 from dnamamba.kernels.dispatch import BACKENDS
@@ -205,7 +205,11 @@ def choose_sizes(
 
 
 def choose_steps(
-    config: PretrainConfig, model: LanguageModel, windows: TrainingWindows, device: torch.device
+    config: PretrainConfig,
+    model: LanguageModel,
+    windows: TrainingWindows,
+    held_out: HeldOutWindows,
+    device: torch.device,
 ) -> PretrainConfig:
     """Choose micro-batch and steps, by trying and timing a real batch where nobody said.
 
@@ -215,8 +219,8 @@ def choose_steps(
         With sizes chosen.
     model
         Lies on `device`; its weights are not changed.
-    windows
-        What it will be trained on.
+    windows, held_out
+        What it will be trained on, and scored on.
     device
         Where it will run.
     """
@@ -240,7 +244,8 @@ def choose_steps(
         micro_batch=micro_batch,
         steps=steps,
         tokens=None,
-        validate_every=config.validate_every or math.ceil(steps / 10),
+        validate_every=config.validate_every
+        or plan.steps_between_validations(steps, batch * length, len(held_out) * length),
         checkpoint_every=config.checkpoint_every or math.ceil(steps / 20),
     )
 

@@ -1,8 +1,6 @@
 """What a training run says while it goes: a bar or a line now and then, and rows of metrics.tsv."""
 
 import math
-import resource
-import sys
 import time
 from pathlib import Path
 from typing import Final
@@ -10,7 +8,7 @@ from typing import Final
 import torch
 
 from dnamamba.evaluation.language import Score
-from dnamamba.log import Metrics, logger, progress, read_metrics
+from dnamamba.log import Metrics, logger, peak_resident, progress, read_metrics
 from dnamamba.training.loop import Row
 
 COLUMNS: Final = (
@@ -135,8 +133,7 @@ def peak_memory(device: torch.device) -> int:
     """Return the most bytes held so far: allocated on a CUDA device, else resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return resident if sys.platform == "darwin" else resident * 1024
+    return peak_resident()
 
 
 def count_text(value: float) -> str:

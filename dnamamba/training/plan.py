@@ -14,6 +14,10 @@ from dnamamba.training.loop import accumulate_gradients
 
 SECONDS: Final = 480.0
 """Of ten minutes, what is left for steps beside baselines, validations and the end."""
+VALIDATIONS: Final = 10
+"""How often a run is validated, at most."""
+VALIDATION_SHARE: Final = 0.2
+"""How much validations may add to the time of the steps; a base costs a third of one trained on."""
 PASSES: Final = 50
 """How often a run that was given no size reads its training bases, at most."""
 
@@ -40,7 +44,7 @@ class Sizes:
 
 
 _CPU: Final = Sizes("250k", 1024, 1 << 12, 1 << 14, 1 << 20)
-_CUDA: Final = Sizes("1.4m", 8192, 1 << 19, 1 << 19, 1 << 24)
+_CUDA: Final = Sizes("1.4m", 8192, 1 << 17, 1 << 19, 1 << 24)
 
 
 def sizes_for(device: torch.device) -> Sizes:
@@ -110,3 +114,17 @@ def affordable_steps(seconds: float, step_bases: int, train_bases: int) -> int:
     steps = min(SECONDS / seconds, PASSES * train_bases / step_bases)
     unit = 10.0 ** max(0, math.floor(math.log10(max(steps, 1.0))) - 1)
     return max(1, int(math.floor(steps / unit) * unit))
+
+
+def steps_between_validations(steps: int, step_bases: int, held_out_bases: int) -> int:
+    """Return how often to validate: `VALIDATIONS` times, or as often as `VALIDATION_SHARE` allows.
+
+    Parameters
+    ----------
+    steps, step_bases
+        Steps of the run, and bases each.
+    held_out_bases
+        Bases that one validation scores.
+    """
+    affordable = int(VALIDATION_SHARE * 3 * steps * step_bases / held_out_bases)
+    return math.ceil(steps / max(1, min(VALIDATIONS, affordable)))

@@ -6,15 +6,11 @@ Each measurement runs in a process of its own, so that its peak memory is its ow
 import gzip
 import os
 import random
-import resource
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,8 +22,9 @@ from dnamamba.data.region import Region
 from dnamamba.data.store import open_store
 from dnamamba.data.tokenise import CODES
 from dnamamba.files import require_file
-from dnamamba.log import logger
+from dnamamba.log import logger, peak_resident
 from dnamamba.pipelines import options
+from dnamamba.pipelines.benchmark.process import alone
 from dnamamba.pipelines.table import Cell, print_table
 
 FORMATS: Final = {"plain": "genome.fa", "gzip": "genome.fa.gz", "bgzf": "genome.bgzf.fa.gz"}
@@ -64,13 +61,13 @@ def benchmark_index(fasta: Path, copies: int, formats: Sequence[str]) -> Iterato
             path = Path(folder) / FORMATS[name]
             logger.info("writing %s", path)
             write_copies(require_file(fasta), path, copies, name)
-            tokenised = _alone(measure_tokenising, path)
-            bare = _alone(measure_reading, path)
+            tokenised = alone(measure_tokenising, path)
+            bare = alone(measure_reading, path)
             yield _row("tokenise", name, tokenised)
             yield _row("read" if name == "plain" else "decompress", name, bare, tokenised.bases)
             if name == formats[0]:
                 for temperature in _TEMPERATURES:
-                    windows = _alone(measure_windows, path, temperature == "cold")
+                    windows = alone(measure_windows, path, temperature == "cold")
                     yield _row(f"window, {temperature}", "store", windows)
 
 
@@ -80,23 +77,12 @@ def _row(measure: str, name: str, figure: Figure, bases: int = 0) -> tuple[Cell,
     return (measure, name, bases, figure.seconds, round(speed, 1), round(figure.peak_mb, 1))
 
 
-def _alone(function: Callable[..., Figure], *arguments: object) -> Figure:
-    """Call `function` in a new process."""
-    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as process:
-        return process.submit(function, *arguments).result()
-
-
-def _peak_mb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
-
-
 def measure_tokenising(path: Path) -> Figure:
     """Time the making of a store, checksum and fsync included."""
     begin = time.perf_counter()
     store = open_store(path, rebuild=True)
     seconds = time.perf_counter() - begin
-    return Figure(sum(store.lengths.values()), seconds, _peak_mb())
+    return Figure(sum(store.lengths.values()), seconds, peak_resident() / 1e6)
 
 
 def measure_reading(path: Path) -> Figure:
@@ -104,7 +90,7 @@ def measure_reading(path: Path) -> Figure:
     begin = time.perf_counter()
     with path.open("rb", buffering=0) as handle:
         size = sum(map(len, decompress(handle, path.name)))
-    return Figure(size, time.perf_counter() - begin, _peak_mb())
+    return Figure(size, time.perf_counter() - begin, peak_resident() / 1e6)
 
 
 def measure_windows(path: Path, cold: bool) -> Figure:
@@ -129,7 +115,7 @@ def measure_windows(path: Path, cold: bool) -> Figure:
         begin = time.perf_counter()
         store.fetch(region)
         times.append(time.perf_counter() - begin)
-    return Figure(size, statistics.median(times), _peak_mb())
+    return Figure(size, statistics.median(times), peak_resident() / 1e6)
 
 
 def _drop_from_cache(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import resource
-import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import TypeVar
@@ -27,7 +26,7 @@ def alone(
     Raises
     ------
     DnamambaError
-        `timeout`, `out of memory` (also where the system ended the process), or what it raised.
+        `timeout`, `out of memory`, that the system ended the process, or what it raised.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -39,7 +38,7 @@ def alone(
             raise DnamambaError("timeout")
         outcome = receiver.recv()
     except EOFError:
-        raise DnamambaError("out of memory") from None
+        raise DnamambaError("ended by the system, perhaps out of memory") from None
     finally:
         process.kill()
         process.join()
@@ -65,9 +64,3 @@ def limit_memory(gib: float) -> None:
     """Make this process fail to allocate beyond `gib`, instead of filling the machine."""
     size = int(gib * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (size, size))
-
-
-def peak_memory() -> int:
-    """Return this process's peak resident memory, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024)

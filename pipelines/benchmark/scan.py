@@ -16,8 +16,9 @@ from torch import Tensor
 from dnamamba.errors import DnamambaError
 from dnamamba.log import logger
 from dnamamba.pipelines import options
-from dnamamba.pipelines.benchmark.process import alone, limit_memory, peak_memory
+from dnamamba.pipelines.benchmark.process import alone, limit_memory
 from dnamamba.pipelines.table import Cell, print_table
+from dnamamba.training.monitor import peak_memory
 
 PATHS: Final = ("loop", "chunked", "numba", "transformers")
 COLUMNS: Final = (
@@ -32,8 +33,6 @@ COLUMNS: Final = (
     "note",
 )
 LENGTHS: Final = (4_096, 16_384, 65_536, 262_144, 1_048_576)
-TIMEOUT: Final = 300.0
-"""Seconds that one figure may take."""
 REPEATS: Final = 5
 ENOUGH: Final = 5.0
 """Seconds of measuring after which no further repeat begins."""
@@ -49,10 +48,11 @@ def benchmark_scan(
     device: str,
     threads: int,
     memory: float,
+    timeout: float,
 ) -> Iterator[tuple[Cell, ...]]:
     """Measure each path at each length in fp32, and yield rows of `COLUMNS`.
 
-    A path is dropped after its first length that takes over `TIMEOUT` seconds or `memory` GiB.
+    A path is dropped after its first length that takes over `timeout` seconds or `memory` GiB.
     """
     for path in paths:
         for length in lengths:
@@ -60,7 +60,7 @@ def benchmark_scan(
             shape = (batch, length, channels, state)
             try:
                 forward, both, peak = alone(
-                    measure, path, shape, device, threads, memory, timeout=TIMEOUT
+                    measure, path, shape, device, threads, memory, timeout=timeout
                 )
             except DnamambaError as error:
                 yield (path, *shape, "", "", "", str(error))
@@ -73,8 +73,9 @@ def measure(
 ) -> tuple[float, float, int]:
     """Return the median seconds of a forward and of a forward and backward, and peak bytes.
 
-    A forward is timed without gradients. On a CPU the peak is the process's whole resident memory,
-    inputs and the interpreter included; on a GPU it is what PyTorch allocated.
+    A forward is timed as in training, keeping what its backward needs. On a CPU the peak is the
+    process's whole resident memory, inputs and the interpreter included; on a GPU it is what
+    PyTorch allocated.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -86,8 +87,7 @@ def measure(
         leaf.requires_grad_()
 
     def forward() -> None:
-        with torch.no_grad():
-            run()
+        run()
 
     def both() -> None:
         for leaf in leaves:
@@ -96,8 +96,7 @@ def measure(
         torch.autograd.backward(y, torch.ones_like(y))
 
     times = [_time(call, where) for call in (forward, both)]
-    gpu = where.type == "cuda"
-    return times[0], times[1], torch.cuda.max_memory_allocated() if gpu else peak_memory()
+    return times[0], times[1], peak_memory(where)
 
 
 def _time(call: Callable[[], None], where: torch.device) -> float:
@@ -186,6 +185,7 @@ def _prepare(
     show_default=True,
     help="GiB that a figure on a CPU may take.",
 )
+@click.option("--timeout", type=float, default=300, show_default=True, help="Seconds for a figure.")
 @options.device
 @options.threads
 @options.verbosity
@@ -196,6 +196,7 @@ def command(
     channels: int,
     state: int,
     memory: float,
+    timeout: float,
     device: str,
     threads: int,
 ) -> None:
@@ -210,5 +211,6 @@ def command(
         device=str(where),
         threads=threads,
         memory=memory,
+        timeout=timeout,
     )
     print_table(COLUMNS, rows)

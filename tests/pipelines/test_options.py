@@ -106,8 +106,9 @@ def test_mps_where_there_is_none() -> None:
 
 
 @pytest.mark.gpu
-def test_cuda_devices_are_counted() -> None:
+def test_cuda_devices_are_counted(cuda: torch.device) -> None:
     last = torch.cuda.device_count() - 1
+    assert cuda.type == "cuda"
     assert options.resolve_device(f"cuda:{last}") == torch.device("cuda", last)
     with pytest.raises(UsageError, match=f"the last CUDA device is cuda:{last}"):
         options.resolve_device(f"cuda:{last + 1}")
