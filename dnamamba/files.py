@@ -8,8 +8,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from dnamamba.errors import DnamambaError, InputError
+
+PICKLE_SUFFIXES: Final = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
+"""How files are named that may hold a pickle."""
+PICKLE_PREFIXES: Final = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+"""How torch.save's archives and bare pickles begin."""
 
 
 def describe_os_error(error: OSError, path: Path | str | None = None) -> DnamambaError:

@@ -58,13 +58,17 @@ def choose_scan_backend(
     if fits_numba and has_numba():
         return Choice("numba", "compiled for this CPU by Numba, the fastest path without a GPU")
     if fits_numba:
-        return Choice("chunked", 'Numba is not installed; pip install "dnamamba[cpu]" is faster')
+        reason = (
+            'Numba is not installed; pip install "dnamamba[cpu]" makes scans several times faster'
+        )
+        say_once(f"scans run in plain PyTorch: {reason}")
+        return Choice("chunked", reason)
     if device.type == "cpu":
         return Choice("chunked", "fp64 runs in plain PyTorch")
     return Choice("chunked", f"plain PyTorch on {device.type}, vectorised over chunks")
 
 
 @functools.cache
-def say_fallback(message: str) -> None:
-    """Log a fallback of `auto`, once in a process."""
+def say_once(message: str) -> None:
+    """Log a message the first time it is said in a process."""
     logger.info(message)

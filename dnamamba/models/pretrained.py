@@ -14,7 +14,13 @@ from torch import Tensor
 
 from dnamamba.config import from_dict, to_dict
 from dnamamba.errors import CheckpointError, UsageError
-from dnamamba.files import atomic_path, describe_os_error, write_text
+from dnamamba.files import (
+    PICKLE_PREFIXES,
+    PICKLE_SUFFIXES,
+    atomic_path,
+    describe_os_error,
+    write_text,
+)
 from dnamamba.models.backbone import ModelConfig
 from dnamamba.models.heads import LanguageModel
 from dnamamba.models.presets import preset_name
@@ -22,9 +28,6 @@ from dnamamba.models.presets import preset_name
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 MODEL_TYPE = "dnamamba"
 FORMAT = 1
-_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-"""How a torch.save archive and bare pickles begin."""
-_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def save(model: LanguageModel, folder: Path, card: str) -> None:
@@ -175,11 +178,11 @@ def _require_model_folder(folder: Path) -> None:
     if not folder.exists():
         raise CheckpointError(f"{folder}: no such folder")
     if not folder.is_dir():
-        if folder.suffix in _PICKLE_SUFFIXES or _is_pickle(folder):
+        if folder.suffix in PICKLE_SUFFIXES or _is_pickle(folder):
             raise _pickled(folder)
         raise CheckpointError(f"{folder}: is a file; name the folder that holds {WEIGHTS}")
     missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
-    pickles = sorted(path for path in folder.iterdir() if path.suffix in _PICKLE_SUFFIXES)
+    pickles = sorted(path for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
     if WEIGHTS in missing and pickles:
         raise _pickled(pickles[0])
     if missing:
@@ -188,7 +191,7 @@ def _require_model_folder(folder: Path) -> None:
 
 def _is_pickle(path: Path) -> bool:
     with path.open("rb") as handle:
-        return handle.read(4).startswith(_PICKLES)
+        return handle.read(4).startswith(PICKLE_PREFIXES)
 
 
 def _pickled(path: Path) -> CheckpointError:

@@ -16,14 +16,12 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from dnamamba.errors import CheckpointError, UsageError
-from dnamamba.files import atomic_path
+from dnamamba.files import PICKLE_PREFIXES, PICKLE_SUFFIXES, atomic_path
 from dnamamba.log import logger
 
 FOLDER: Final = "training_state"
 KEEP: Final = 2
 _FORMAT: Final = "dnamamba training state 1"
-_PICKLE_SUFFIXES: Final = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
-_PICKLE_MAGIC: Final = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def write_state(
@@ -94,7 +92,7 @@ def restore_state(
         If the state was made with other settings.
     """
     for path in sorted((run / FOLDER).glob("*")):
-        if path.suffix in _PICKLE_SUFFIXES:
+        if path.suffix in PICKLE_SUFFIXES:
             raise CheckpointError(_refusal(path))
     paths = list_states(run)
     for path in paths:
@@ -121,7 +119,7 @@ class _DamagedError(Exception):
 def read_state(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Read the metadata and the tensors of one state, and check them against their checksum."""
     raw = path.read_bytes()
-    if raw.startswith(_PICKLE_MAGIC):
+    if raw.startswith(PICKLE_PREFIXES):
         raise CheckpointError(_refusal(path))
     try:
         tensors = load(raw)

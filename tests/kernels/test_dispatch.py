@@ -16,9 +16,16 @@ def test_auto_prefers_the_compiled_path_on_a_cpu() -> None:
     assert "Numba" in choice.reason
 
 
-def test_auto_without_numba_says_what_would_be_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_without_numba_says_once_what_would_be_faster(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(dispatch, "has_numba", lambda: False)
-    choice = choose_scan_backend("auto", CPU)
+    monkeypatch.setattr(dispatch.logger, "propagate", True)
+    dispatch.say_once.cache_clear()
+    with caplog.at_level("INFO", logger="dnamamba"):
+        choice = choose_scan_backend("auto", CPU)
+        choose_scan_backend("auto", CPU)
+    assert len(caplog.messages) == 1
     assert choice.backend == "chunked"
     assert "dnamamba[cpu]" in choice.reason
     with pytest.raises(UsageError, match="pip install"):
