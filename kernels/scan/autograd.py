@@ -24,7 +24,8 @@ class SelectiveScan(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """Scan, and keep the inputs and the states before each chunk."""
         inputs = _inputs(tensors, delta_softplus, reverse)
-        y, last_state, saved = Walk(core, inputs).forward(initial_state)
+        with _full_precision(inputs.u):
+            y, last_state, saved = Walk(core, inputs).forward(initial_state)
         ctx.core, ctx.flags = core, (delta_softplus, reverse)
         ctx.state_dtype = None if initial_state is None else initial_state.dtype
         ctx.save_for_backward(saved, *tensors)
@@ -38,7 +39,8 @@ class SelectiveScan(torch.autograd.Function):
         saved, *tensors = ctx.saved_tensors
         inputs = _inputs(tuple(tensors), *ctx.flags)
         dy = torch.zeros_like(inputs.u) if dy is None else dy
-        grads = Walk(ctx.core, inputs).backward(saved, dy, dlast)
+        with _full_precision(inputs.u):
+            grads = Walk(ctx.core, inputs).backward(saved, dy, dlast)
         given = (
             grads.u,
             grads.delta,
@@ -59,6 +61,11 @@ class SelectiveScan(torch.autograd.Function):
                 for gradient, tensor in zip(given, tensors, strict=True)
             ),
         )
+
+
+def _full_precision(tensor: Tensor) -> torch.autocast:
+    """Keep autocast out: it would round the states that a core multiplies."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def _inputs(tensors: tuple[Tensor | None, ...], delta_softplus: bool, reverse: bool) -> ScanInputs:
