@@ -1,0 +1,73 @@
+"""Small pretraining runs that several files of tests share."""
+
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from dnamamba import cli
+from dnamamba.pipelines import pretrain_run
+from tests.pipelines.runs import arguments
+
+
+@pytest.fixture(scope="session")
+def genome(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three contigs of random bases, some soft-masked, some N."""
+    rng = random.Random(0)
+    path = tmp_path_factory.mktemp("genome") / "small.fa"
+    with path.open("w") as handle:
+        for name, length in (("chr1", 6000), ("chr2", 3000), ("chr3", 3000)):
+            bases = "".join(rng.choices("ACGTacgtN", weights=[9, 6, 6, 9, 3, 2, 2, 3, 1], k=length))
+            handle.write(f">{name}\n{bases}\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def straight(genome: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing has disturbed."""
+    output = tmp_path_factory.mktemp("runs") / "straight"
+    assert cli.run(arguments(genome, output)) == 0
+    return output
+
+
+@pytest.fixture(autouse=True)
+def _threads_restored() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """Let a signal arrive while the batch of a step is read."""
+    feed = pretrain_run.feed
+
+    def stop(step: int, number: int) -> None:
+        def stopping(windows: object, steps: range, *rest: object, **more: object) -> object:
+            for at, codes in zip(steps, feed(windows, steps, *rest, **more), strict=True):  # type: ignore[arg-type]
+                if at == step:
+                    os.kill(os.getpid(), number)
+                yield codes
+
+        monkeypatch.setattr(pretrain_run, "feed", stopping)
+
+    return stop
+
+
+@pytest.fixture
+def halted(
+    genome: Path,
+    tmp_path: Path,
+    stop_at: Callable[[int, int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """A run that was stopped after five steps."""
+    output = tmp_path / "halted"
+    stop_at(4, signal.SIGTERM)
+    assert cli.run(arguments(genome, output)) == 0
+    monkeypatch.undo()
+    return output

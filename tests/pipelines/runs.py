@@ -1,0 +1,41 @@
+"""Small pretraining runs, and what tests look at in them."""
+
+from pathlib import Path
+
+import pytest
+
+STEPS = 8
+
+
+def arguments(genome: Path, output: Path, *more: str) -> list[str]:
+    return [
+        *("pretrain", str(genome), "-o", str(output), "--preset", "250k", "--length", "64"),
+        *("--batch", "3", "--steps", str(STEPS), "--checkpoint-every", "2", "--holdout", "chr2"),
+        *("--validate-every", "3"),
+        *("--device", "cpu", "-t", "1", *more),
+    ]
+
+
+def weights(run: Path) -> bytes:
+    return (run / "model.safetensors").read_bytes()
+
+
+def table(text: str) -> list[dict[str, str]]:
+    header, *rows = (line.split("\t") for line in text.splitlines())
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def without_times(metrics: Path) -> list[list[str]]:
+    """Return a metrics.tsv without its seconds."""
+    rows = (line.split("\t") for line in metrics.read_text().splitlines())
+    return [row[:2] + row[3:] for row in rows]
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the error line, after whatever the run has logged."""
+    lines = capsys.readouterr().err.splitlines()
+    errors = [line for line in lines if line.startswith(("dnamamba: error:", "Error:"))]
+    assert len(errors) == 1, lines
+    assert lines[-1] == errors[0]
+    assert "Traceback" not in "".join(lines)
+    return errors[0]
