@@ -2,6 +2,7 @@
 
 from dnamamba.kernels.conv import causal_conv1d, causal_conv1d_update
 from dnamamba.kernels.norm import rms_norm
+from dnamamba.kernels.packing import sequence_index
 from dnamamba.kernels.scan import selective_scan, selective_state_update
 
 __all__ = [
@@ -10,4 +11,5 @@ __all__ = [
     "rms_norm",
     "selective_scan",
     "selective_state_update",
+    "sequence_index",
 ]

@@ -1,10 +1,16 @@
 """What tests share: where real data lies, the bundled samples, and small FASTA files."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import torch
+
+# Without a GPU, Triton's kernels are tested in its interpreter, which this asks for before a kernel
+# is defined.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,20 +1,20 @@
 """The selective scan of Mamba-1: validation, choice of backend, and the public functions."""
 
-import importlib
+import math
 from typing import Literal, overload
 
 import torch
 from torch import Tensor
 
+from dnamamba.errors import UsageError
 from dnamamba.kernels.checks import check_axes, check_tensor
 from dnamamba.kernels.dispatch import choose_scan_backend
+from dnamamba.kernels.packing import check_sequence_index, sequence_starts
 from dnamamba.kernels.scan import reference
-from dnamamba.kernels.scan.autograd import SelectiveScan
+from dnamamba.kernels.scan.autograd import scan
+from dnamamba.kernels.scan.inputs import ScanInputs
 
 __all__ = ["selective_scan", "selective_state_update"]
-
-CORES = {"chunked": "dnamamba.kernels.scan.chunked", "numba": "dnamamba.kernels.scan.cpu"}
-"""The module that runs the recurrence, by backend; imported when it is first chosen."""
 
 
 @overload
@@ -32,6 +32,7 @@ def selective_scan(
     initial_state: Tensor | None = None,
     return_last_state: Literal[False] = False,
     reverse: bool = False,
+    seq_idx: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor: ...
 
@@ -51,6 +52,7 @@ def selective_scan(
     initial_state: Tensor | None = None,
     return_last_state: Literal[True],
     reverse: bool = False,
+    seq_idx: Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]: ...
 
@@ -69,6 +71,7 @@ def selective_scan(
     initial_state: Tensor | None = None,
     return_last_state: bool = False,
     reverse: bool = False,
+    seq_idx: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Scan h_t = exp(delta_t A) h_(t-1) + delta_t B_t u_t; y_t = C_t h_t + D u_t, times silu(z_t).
@@ -84,7 +87,8 @@ def selective_scan(
     A
         (channels, state), negative where the state is to decay.
     B, C
-        (batch, length, state).
+        (batch, length, state); or (batch, length, groups, state), where channel d belongs to group
+        d // (channels / groups); or constant, (channels, state). Each may have its own form.
     D
         (channels,), the skip; None leaves it out.
     z
@@ -99,6 +103,10 @@ def selective_scan(
         Whether to give back the state after the last step read.
     reverse
         Read from the last step to the first; the output keeps the input's order.
+    seq_idx
+        (batch, length) int32 or int64, for rows in which several sequences are packed: where it
+        changes from one step read to the next, the state starts from zero. The initial state is
+        that of the first sequence read in each row, the last state that of the last.
     backend
         `auto`, or one of `dnamamba.kernels.dispatch.BACKENDS`.
 
@@ -114,13 +122,11 @@ def selective_scan(
     """
     batch, length, channels = check_axes("u", u, "(batch, length, channels)")
     _, state = check_axes("A", A, "(channels, state)")
-    sequence, steps = (batch, length, channels), (batch, length, state)
+    sequence = (batch, length, channels)
     for name, tensor, shape, axes in (
         ("u", u, sequence, "(batch, length, channels)"),
         ("delta", delta, sequence, "(batch, length, channels)"),
         ("A", A, (channels, state), "(channels, state)"),
-        ("B", B, steps, "(batch, length, state)"),
-        ("C", C, steps, "(batch, length, state)"),
         ("D", D, (channels,), "(channels,)"),
         ("z", z, sequence, "(batch, length, channels)"),
         ("delta_bias", delta_bias, (channels,), "(channels,)"),
@@ -128,27 +134,63 @@ def selective_scan(
     ):
         if tensor is not None:
             check_tensor(name, tensor, shape, axes, u.device)
-    chosen = choose_scan_backend(backend, u.device, _widest(u, delta, A, B, C)).backend
+    for name, weight in (("B", B), ("C", C)):
+        _check_weight(name, weight, u, state)
+    starts = None
+    if seq_idx is not None:
+        check_sequence_index(seq_idx, batch, length, u.device)
+        starts = sequence_starts(seq_idx, reverse)
+    B, C = _with_groups(B, C)
+    inputs = ScanInputs(u, delta, A, B, C, D, z, delta_bias, starts, delta_softplus, reverse)
+    dtype = torch.float64 if inputs.dtype == torch.float64 else u.dtype
+    chosen = _choose(backend, u.device, dtype)
     if chosen == "reference":
-        y, last_state = reference.selective_scan(
-            u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, reverse
-        )
+        y, last_state = reference.selective_scan(inputs, initial_state)
     else:
-        y, last_state = SelectiveScan.apply(  # type: ignore[no-untyped-call]
-            importlib.import_module(CORES[chosen]),
-            delta_softplus,
-            reverse,
-            initial_state,
-            u,
-            delta,
-            A,
-            B,
-            C,
-            D,
-            z,
-            delta_bias,
-        )
+        tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+        keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+        y, last_state, _ = scan(*tensors, starts, delta_softplus, reverse, keep, chosen)
     return (y, last_state) if return_last_state else y
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _choose(backend: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Choose once, when a graph is traced: the choice looks at what is installed."""
+    return choose_scan_backend(backend, device, dtype).backend
+
+
+def _check_weight(name: str, weight: Tensor, u: Tensor, state: int) -> None:
+    """Check B or C, in any of its forms."""
+    batch, length, channels = u.shape
+    if weight.dim() == 2:
+        check_tensor(name, weight, (channels, state), "constant (channels, state)", u.device)
+    elif weight.dim() == 4:
+        groups = weight.shape[2]
+        axes = "(batch, length, groups, state)"
+        check_tensor(name, weight, (batch, length, groups, state), axes, u.device)
+        _check_groups(name, groups, channels)
+    else:
+        check_tensor(name, weight, (batch, length, state), "(batch, length, state)", u.device)
+
+
+def _check_groups(name: str, groups: int, channels: int) -> None:
+    if groups == 0 or channels % groups:
+        raise UsageError(f"{name} has {groups} groups, which do not divide {channels} channels")
+
+
+def _with_groups(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+    """Give what varies an axis of groups, the same number of them in both."""
+    varying = [weight.shape[2] if weight.dim() == 4 else 1 for weight in (B, C) if weight.dim() > 2]
+    groups = math.lcm(*varying)
+
+    def grouped(weight: Tensor) -> Tensor:
+        if weight.dim() == 2:
+            return weight
+        weight = weight[:, :, None] if weight.dim() == 3 else weight
+        repeats = groups // weight.shape[2]
+        return weight if repeats == 1 else weight.repeat_interleave(repeats, dim=2)
+
+    return grouped(B), grouped(C)
 
 
 def selective_state_update(
@@ -175,7 +217,7 @@ def selective_state_update(
     A, D, delta_bias, delta_softplus
         As in `selective_scan`.
     B, C
-        (batch, state).
+        (batch, state), or (batch, groups, state).
 
     Returns
     -------
@@ -193,18 +235,23 @@ def selective_state_update(
         ("state", state, (batch, channels, n), "(batch, channels, state)"),
         ("delta", delta, (batch, channels), "(batch, channels)"),
         ("A", A, (channels, n), "(channels, state)"),
-        ("B", B, (batch, n), "(batch, state)"),
-        ("C", C, (batch, n), "(batch, state)"),
         ("D", D, (channels,), "(channels,)"),
         ("z", z, (batch, channels), "(batch, channels)"),
         ("delta_bias", delta_bias, (channels,), "(channels,)"),
     ):
         if tensor is not None:
             check_tensor(name, tensor, shape, axes, u.device)
-    return reference.selective_state_update(
-        state, u, delta, A, B, C, D, z, delta_bias, delta_softplus
+    for name, weight in (("B", B), ("C", C)):
+        if weight.dim() == 3:
+            shape, axes = (batch, weight.shape[1], n), "(batch, groups, state)"
+            _check_groups(name, weight.shape[1], channels)
+        else:
+            shape, axes = (batch, n), "(batch, state)"
+        check_tensor(name, weight, shape, axes, u.device)
+    B, C = _with_groups(B[:, None], C[:, None])
+    z = None if z is None else z[:, None]
+    inputs = ScanInputs(
+        u[:, None], delta[:, None], A, B, C, D, z, delta_bias, None, delta_softplus, False
     )
-
-
-def _widest(*tensors: Tensor) -> torch.dtype:
-    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else tensors[0].dtype
+    y, state = reference.selective_scan(inputs, state)
+    return y[:, 0], state

@@ -1,75 +1,169 @@
-"""The scan as one differentiable op: what it keeps, and gradients in the inputs' types."""
+"""The scan as one differentiable op, opaque to torch.compile, whatever backend runs it.
 
+`torch.ops.dnamamba.selective_scan` and its backward take tensors in the forms of `ScanInputs`, and
+the name of a backend that was chosen before.
+"""
+
+import functools
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from dnamamba.kernels.scan.inputs import ScanInputs
-from dnamamba.kernels.scan.segments import Core, Walk
+from dnamamba.kernels.scan.inputs import Implementation, ScanInputs
+from dnamamba.kernels.scan.segments import Segmented
+
+CORES = {"chunked": "dnamamba.kernels.scan.chunked", "numba": "dnamamba.kernels.scan.cpu"}
+"""Backends that walk segments: the module that runs the recurrence."""
+WHOLE = {"triton": "dnamamba.kernels.scan.triton_scan"}
+"""Backends that are an `Implementation` by themselves."""
 
 
-class SelectiveScan(torch.autograd.Function):
-    """Walks a scan through a core module, `chunked` or `cpu`."""
+@functools.cache
+def implementation(backend: str) -> Implementation:
+    """Import a backend's module when it is first used."""
+    if backend in CORES:
+        return Segmented(import_module(CORES[backend]))
+    return import_module(WHOLE[backend])
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        core: Core,
-        delta_softplus: bool,
-        reverse: bool,
-        initial_state: Tensor | None,
-        *tensors: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Scan, and keep the inputs and the states before each chunk."""
-        inputs = _inputs(tensors, delta_softplus, reverse)
-        with _full_precision(inputs.u):
-            y, last_state, saved = Walk(core, inputs).forward(initial_state)
-        ctx.core, ctx.flags = core, (delta_softplus, reverse)
-        ctx.state_dtype = None if initial_state is None else initial_state.dtype
-        ctx.save_for_backward(saved, *tensors)
-        ctx.set_materialize_grads(False)
-        return y, last_state
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor | None, dlast: Tensor | None) -> tuple[Any, ...]:
-        """Give every tensor's gradient, in its own type."""
-        saved, *tensors = ctx.saved_tensors
-        inputs = _inputs(tuple(tensors), *ctx.flags)
-        dy = torch.zeros_like(inputs.u) if dy is None else dy
-        with _full_precision(inputs.u):
-            grads = Walk(ctx.core, inputs).backward(saved, dy, dlast)
-        given = (
-            grads.u,
-            grads.delta,
-            grads.A,
-            grads.B,
-            grads.C,
-            grads.D,
-            grads.z,
-            grads.delta_bias,
-        )
-        return (
-            None,
-            None,
-            None,
-            None if ctx.state_dtype is None else grads.initial_state.to(ctx.state_dtype),
-            *(
-                None if gradient is None or tensor is None else gradient.to(tensor.dtype)
-                for gradient, tensor in zip(given, tensors, strict=True)
-            ),
-        )
+@torch.library.custom_op("dnamamba::selective_scan", mutates_args=())
+def scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    starts: Tensor | None,
+    delta_softplus: bool,
+    reverse: bool,
+    keep: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return y, the last state, and, if `keep`, what the backward needs."""
+    inputs = ScanInputs(u, delta, A, B, C, D, z, delta_bias, starts, delta_softplus, reverse)
+    with _full_precision(u):
+        return implementation(backend).forward(inputs, initial_state, keep)
+
+
+@scan.register_fake
+def _(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    starts: Tensor | None,
+    delta_softplus: bool,
+    reverse: bool,
+    keep: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    inputs = ScanInputs(u, delta, A, B, C, D, z, delta_bias, starts, delta_softplus, reverse)
+    batch, _, channels = u.shape
+    last_state = u.new_empty((batch, channels, A.shape[1]), dtype=inputs.dtype)
+    shape = implementation(backend).saved_shape(inputs) if keep else (0,)
+    return _like(u), last_state, u.new_empty(shape, dtype=inputs.dtype)
+
+
+@torch.library.custom_op("dnamamba::selective_scan_backward", mutates_args=())
+def scan_backward(
+    dy: Tensor | None,
+    dlast: Tensor | None,
+    saved: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    starts: Tensor | None,
+    delta_softplus: bool,
+    reverse: bool,
+    backend: str,
+) -> list[Tensor]:
+    """Return the gradients of the tensors given, u to initial_state, each in its own type."""
+    inputs = ScanInputs(u, delta, A, B, C, D, z, delta_bias, starts, delta_softplus, reverse)
+    with _full_precision(u):
+        grads = implementation(backend).backward(inputs, initial_state, saved, dy, dlast)
+    pairs = (
+        (u, grads.u),
+        (delta, grads.delta),
+        (A, grads.A),
+        (B, grads.B),
+        (C, grads.C),
+        (D, grads.D),
+        (z, grads.z),
+        (delta_bias, grads.delta_bias),
+        (initial_state, grads.initial_state),
+    )
+    return [
+        gradient.to(tensor.dtype)
+        for tensor, gradient in pairs
+        if tensor is not None and gradient is not None
+    ]
+
+
+@scan_backward.register_fake
+def _(
+    dy: Tensor | None,
+    dlast: Tensor | None,
+    saved: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    starts: Tensor | None,
+    delta_softplus: bool,
+    reverse: bool,
+    backend: str,
+) -> list[Tensor]:
+    given = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    return [_like(tensor) for tensor in given if tensor is not None]
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    *tensors, delta_softplus, reverse, _, backend = inputs
+    ctx.save_for_backward(output[2], *tensors)
+    ctx.options = delta_softplus, reverse, backend
+    ctx.mark_non_differentiable(output[2])
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(
+    ctx: Any, dy: Tensor | None, dlast: Tensor | None, _: None
+) -> tuple[Tensor | None, ...]:
+    saved, *tensors = ctx.saved_tensors
+    gradients = iter(scan_backward(dy, dlast, saved, *tensors, *ctx.options))
+    *differentiable, _starts = tensors
+    each = [None if tensor is None else next(gradients) for tensor in differentiable]
+    return (*each, None, None, None, None, None)
+
+
+scan.register_autograd(_differentiate, setup_context=_keep)
+
+
+def _like(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
 def _full_precision(tensor: Tensor) -> torch.autocast:
     """Keep autocast out: it would round the states that a core multiplies."""
     return torch.autocast(tensor.device.type, enabled=False)
-
-
-def _inputs(tensors: tuple[Tensor | None, ...], delta_softplus: bool, reverse: bool) -> ScanInputs:
-    u, delta, A, B, C, D, z, delta_bias = tensors
-    if u is None or delta is None or A is None or B is None or C is None:
-        raise TypeError("u, delta, A, B and C are tensors")
-    return ScanInputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)

@@ -33,8 +33,9 @@ def _cut(segment: Recurrence, steps: int) -> Recurrence:
         _chunks(segment.delta, steps),
         _chunks(segment.x, steps),
         segment.A,
-        _chunks(segment.B, steps),
-        _chunks(segment.C, steps),
+        segment.B if segment.B.dim() == 2 else _chunks(segment.B, steps),
+        segment.C if segment.C.dim() == 2 else _chunks(segment.C, steps),
+        None if segment.starts is None else _chunks(segment.starts[..., None], steps)[..., None],
     )
 
 
@@ -51,44 +52,61 @@ def _flat(part: Tensor, length: int) -> Tensor:
     return part.permute(1, 2, 0, 3).flatten(1, 2)[:, :length]
 
 
-def advance(
-    segment: Recurrence, state: Tensor, starts: Tensor, steps: int
-) -> tuple[Tensor, Tensor]:
+def advance(segment: Recurrence, state: Tensor, saved: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Run the three phases; see `dnamamba.kernels.scan.segments.Core`."""
     cut = _cut(segment, steps)
-    if starts.shape[1] > 1:
-        ends = torch.zeros_like(starts, memory_format=torch.contiguous_format)
+    if saved.shape[1] > 1:
+        ends = torch.zeros_like(saved, memory_format=torch.contiguous_format)
         for t in range(len(cut.x)):
             ends = _next(cut, t, ends)
-        starts.copy_(_combine(state, ends, _whole_decay(cut))[:, :-1])
+        saved.copy_(_combine(state, ends, _whole_decay(cut))[:, :-1])
     else:
-        starts.copy_(state[:, None])
-    states, y = starts, torch.empty_like(cut.x)
+        saved.copy_(state[:, None])
+    states, y = saved, torch.empty_like(cut.x)
     for t in range(len(cut.x)):
         states = _next(cut, t, states)
-        y[t] = _over_state(cut.C[t], states)
+        y[t] = _over_state(cut.C, t, states)
     return _flat(y, segment.x.shape[1]), states[:, -1].contiguous()
+
+
+def _decay(cut: Recurrence, t: int) -> Tensor:
+    """Return step t's decay of each chunk's state, 0 where a sequence starts."""
+    decay = torch.mul(cut.delta[t, :, :, None], cut.A).exp_()
+    return decay if cut.starts is None else decay.masked_fill_(cut.starts[t], 0)
+
+
+def _whole_decay(cut: Recurrence) -> Tensor:
+    """Return each chunk's decay, (batch, chunks, state, channels), 0 if it holds a start."""
+    decay = torch.exp(cut.delta.sum(0)[:, :, None] * cut.A)
+    return decay if cut.starts is None else decay.masked_fill_(cut.starts.any(0), 0)
 
 
 def _next(cut: Recurrence, t: int, states: Tensor) -> Tensor:
     """Take each chunk's state (batch, chunks, state, channels) through its step t."""
-    decay = torch.mul(cut.delta[t, :, :, None], cut.A).exp_()
-    return decay.mul_(states).addcmul_(cut.B[t, ..., None], cut.x[t, :, :, None])
+    return _decay(cut, t).mul_(states).addcmul_(_at(cut.B, t), cut.x[t, :, :, None])
 
 
-def _whole_decay(cut: Recurrence) -> Tensor:
-    """Return each chunk's decay, (batch, chunks, state, channels)."""
-    return torch.exp(cut.delta.sum(0)[:, :, None] * cut.A)
+def _at(weight: Tensor, t: int) -> Tensor:
+    """Let step t of B or C broadcast against (batch, chunks, state, channels)."""
+    return weight if weight.dim() == 2 else weight[t, ..., None]
 
 
-def _over_state(weight: Tensor, states: Tensor) -> Tensor:
-    """Sum (batch, chunks, state) times (batch, chunks, state, channels) over the state."""
-    return (weight[:, :, None] @ states).squeeze(2)
+def _over_state(weight: Tensor, t: int, states: Tensor) -> Tensor:
+    """Sum step t of B or C times (batch, chunks, state, channels) over the state."""
+    if weight.dim() == 2:
+        return (weight * states).sum(2)
+    return (weight[t, :, :, None] @ states).squeeze(2)
 
 
-def _over_channels(states: Tensor, weight: Tensor) -> Tensor:
-    """Sum (batch, chunks, state, channels) times (batch, chunks, channels) over the channels."""
-    return (states @ weight[..., None]).squeeze(3)
+def _add_weight_gradient(gradient: Tensor, t: int, states: Tensor, other: Tensor) -> None:
+    """Sum (batch, chunks, state, channels) times (batch, chunks, channels) for a weight's step t.
+
+    Over the channels, or over batch and chunks where the weight is constant.
+    """
+    if gradient.dim() == 2:
+        gradient.add_((states * other[:, :, None]).sum((0, 1)))
+    else:
+        gradient[t] = (states @ other[..., None]).squeeze(3)
 
 
 def _combine(initial: Tensor, ends: Tensor, decays: Tensor) -> Tensor:
@@ -121,7 +139,7 @@ def _combine(initial: Tensor, ends: Tensor, decays: Tensor) -> Tensor:
 
 
 def differentiate(
-    segment: Recurrence, starts: Tensor, dout: Tensor, carry: Tensor, steps: int
+    segment: Recurrence, saved: Tensor, dout: Tensor, carry: Tensor, steps: int
 ) -> RecurrenceGradients:
     """Recompute the states, then run the adjoint; see `dnamamba.kernels.scan.segments.Core`.
 
@@ -130,22 +148,22 @@ def differentiate(
     """
     cut, dout, length = _cut(segment, steps), _chunks(dout, steps), dout.shape[1]
     y, ddelta, dx = (torch.empty_like(cut.x) for _ in range(3))
-    dB, dC = torch.empty_like(cut.B), torch.empty_like(cut.C)
+    dB, dC = torch.zeros_like(cut.B), torch.zeros_like(cut.C)
 
-    states, decays, decayed = starts, [], []
+    states, decays, decayed = saved, [], []
     for t in range(len(dout)):
-        decays.append(torch.mul(cut.delta[t, :, :, None], cut.A).exp_())
+        decays.append(_decay(cut, t))
         decayed.append(decays[t] * states)
-        states = torch.addcmul(decayed[t], cut.B[t, ..., None], cut.x[t, :, :, None])
-        y[t] = _over_state(cut.C[t], states)
-        dC[t] = _over_channels(states, dout[t])
+        states = torch.addcmul(decayed[t], _at(cut.B, t), cut.x[t, :, :, None])
+        y[t] = _over_state(cut.C, t, states)
+        _add_weight_gradient(dC, t, states, dout[t])
 
     adjoint = _end_adjoints(cut, dout, decays, carry)
     dA = torch.zeros_like(adjoint)
     for t in reversed(range(len(dout))):
-        adjoint.addcmul_(cut.C[t, ..., None], dout[t, :, :, None])
-        dx[t] = _over_state(cut.B[t], adjoint)
-        dB[t] = _over_channels(adjoint, cut.x[t])
+        adjoint.addcmul_(_at(cut.C, t), dout[t, :, :, None])
+        dx[t] = _over_state(cut.B, t, adjoint)
+        _add_weight_gradient(dB, t, adjoint, cut.x[t])
         slope = decayed[t].mul_(adjoint)
         dA.addcmul_(slope, cut.delta[t, :, :, None])
         torch.sum(slope.mul_(cut.A), dim=2, out=ddelta[t])
@@ -155,8 +173,8 @@ def differentiate(
         delta=_flat(ddelta, length),
         x=_flat(dx, length),
         A=dA.sum((0, 1)),
-        B=_flat(dB, length),
-        C=_flat(dC, length),
+        B=dB if dB.dim() == 2 else _flat(dB, length),
+        C=dC if dC.dim() == 2 else _flat(dC, length),
         state=adjoint[:, 0].contiguous(),
     )
 
@@ -171,5 +189,5 @@ def _end_adjoints(cut: Recurrence, dout: Tensor, decays: list[Tensor], carry: Te
         return carry[:, None].clone()
     ends = torch.zeros_like(decays[0])
     for t in reversed(range(len(dout))):
-        ends.addcmul_(cut.C[t, ..., None], dout[t, :, :, None]).mul_(decays[t])
+        ends.addcmul_(_at(cut.C, t), dout[t, :, :, None]).mul_(decays[t])
     return _combine(carry, ends.flip(1), _whole_decay(cut).flip(1))[:, :-1].flip(1)

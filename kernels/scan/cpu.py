@@ -35,34 +35,55 @@ def plan(batch: int, length: int, channels: int, state: int, device: str) -> Pla
     return Plan(steps, min(chunks, -(-length // steps)))
 
 
-def advance(
-    segment: Recurrence, state: Tensor, starts: Tensor, steps: int
-) -> tuple[Tensor, Tensor]:
+def advance(segment: Recurrence, state: Tensor, saved: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """See `dnamamba.kernels.scan.segments.Core`."""
     state, y = state.clone(), torch.empty_like(segment.x)
-    arrays = [tensor.numpy() for tensor in (*segment, state, starts, y)]
+    # Contiguous even where `saved` is not, so that there is one layout to compile for.
+    before = torch.empty_like(saved, memory_format=torch.contiguous_format)
+    arrays = [tensor.numpy() for tensor in (*_with_starts(segment), state, before, y)]
     _run(lambda row, first, last: _advance(row, first, last, steps, *arrays), segment.x)
+    saved.copy_(before)
     return y, state
 
 
 def differentiate(
-    segment: Recurrence, starts: Tensor, dout: Tensor, carry: Tensor, steps: int
+    segment: Recurrence, saved: Tensor, dout: Tensor, carry: Tensor, steps: int
 ) -> RecurrenceGradients:
     """See `dnamamba.kernels.scan.segments.Core`."""
-    batch, _, channels = segment.x.shape
-    blocks = -(-channels // BLOCK)
     grads = RecurrenceGradients(
         y=torch.empty_like(segment.x),
         delta=torch.empty_like(segment.x),
         x=torch.empty_like(segment.x),
-        A=segment.A.new_zeros(batch, *segment.A.shape),
-        B=segment.B.new_empty(blocks, *segment.B.shape),
-        C=segment.C.new_empty(blocks, *segment.C.shape),
+        A=_partials(segment.A, segment.x),
+        B=_partials(segment.B, segment.x),
+        C=_partials(segment.C, segment.x),
         state=carry.clone(),
     )
-    arrays = [tensor.numpy() for tensor in (*segment, starts, dout, *grads)]
+    arrays = [
+        tensor.numpy() for tensor in (*_with_starts(segment), saved.contiguous(), dout, *grads)
+    ]
     _run(lambda row, first, last: _differentiate(row, first, last, steps, *arrays), segment.x)
     return grads._replace(A=grads.A.sum(0), B=grads.B.sum(0), C=grads.C.sum(0))
+
+
+def _with_starts(segment: Recurrence) -> tuple[Tensor, ...]:
+    """Give the compiled code an array of starts where there are none."""
+    delta, x, A, B, C, starts = segment
+    if starts is None:
+        starts = torch.zeros(delta.shape[:2], dtype=torch.bool)
+    return delta, x, A, B, C, starts
+
+
+def _partials(given: Tensor, x: Tensor) -> Tensor:
+    """Make room for a gradient, to be summed over its first axis.
+
+    Of what is (state, channels) there is one for each row of the batch; of what varies, one for
+    each block of channels.
+    """
+    batch, _, channels = x.shape
+    if given.dim() == 2:
+        return given.new_zeros(batch, *given.shape)
+    return given.new_empty(-(-channels // BLOCK), *given.shape)
 
 
 def _run(task: Callable[[int, int, int], Any], x: Tensor) -> None:
@@ -106,6 +127,18 @@ def _exp(x: Any) -> Any:
     return np.int32(bits).view(np.float32)
 
 
+@njit(cache=True)
+def _scalar(weight: Any, row: int, t: int, n: int) -> Any:
+    """Read what a B or C has for all channels. Which branch is taken is known when compiled."""
+    return weight[row, t, n] if weight.ndim == 3 else f32(0)
+
+
+@njit(cache=True)
+def _value(weight: Any, scalar: Any, n: int, channel: int) -> Any:
+    """Read what a B or C has for this channel."""
+    return scalar if weight.ndim == 3 else weight[n, channel]
+
+
 @njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
 def _advance(
     row: int,
@@ -117,8 +150,9 @@ def _advance(
     A: Any,
     B: Any,
     C: Any,
-    state: Any,
     starts: Any,
+    state: Any,
+    saved: Any,
     y: Any,
 ) -> None:
     width, states = last - first, len(A)
@@ -127,16 +161,19 @@ def _advance(
     deltas, xs, out = np.empty(width, f32), np.empty(width, f32), np.empty(width, f32)
     for t in range(delta.shape[1]):
         if t % steps == 0:
-            starts[row, t // steps, :, first:last] = h
+            saved[row, t // steps, :, first:last] = h
+        if starts[row, t]:
+            h[:] = f32(0)
         for d in range(width):
             deltas[d] = delta[row, t, first + d]
             xs[d] = x[row, t, first + d]
             out[d] = f32(0)
         for n in range(states):
-            b, c = B[row, t, n], C[row, t, n]
+            b, c = _scalar(B, row, t, n), _scalar(C, row, t, n)
             for d in range(width):
-                h[n, d] = _exp(deltas[d] * a[n, d]) * h[n, d] + xs[d] * b
-                out[d] += h[n, d] * c
+                fed = xs[d] * _value(B, b, n, first + d)
+                h[n, d] = _exp(deltas[d] * a[n, d]) * h[n, d] + fed
+                out[d] += h[n, d] * _value(C, c, n, first + d)
         for d in range(width):
             y[row, t, first + d] = out[d]
     state[row, :, first:last] = h
@@ -154,6 +191,7 @@ def _differentiate(
     B: Any,
     C: Any,
     starts: Any,
+    saved: Any,
     dout: Any,
     y: Any,
     ddelta: Any,
@@ -177,24 +215,30 @@ def _differentiate(
     length = delta.shape[1]
     for chunk in range((length - 1) // steps, -1, -1):
         start, end = chunk * steps, min((chunk + 1) * steps, length)
-        h[:] = starts[row, chunk, :, first:last]
+        h[:] = saved[row, chunk, :, first:last]
         for t in range(start, end):
+            if starts[row, t]:
+                h[:] = f32(0)
             for d in range(width):
                 deltas[d] = delta[row, t, first + d]
                 xs[d] = x[row, t, first + d]
                 outs[d] = f32(0)
                 gd[d] = dout[row, t, first + d]
             for n in range(states):
-                b, c = B[row, t, n], C[row, t, n]
+                b, c = _scalar(B, row, t, n), _scalar(C, row, t, n)
                 total = f32(0)
                 for d in range(width):
                     decay = _exp(deltas[d] * a[n, d])
                     decays[t - start, n, d] = decay
                     decayed[t - start, n, d] = decay * h[n, d]
-                    h[n, d] = decay * h[n, d] + xs[d] * b
-                    outs[d] += h[n, d] * c
-                    total += h[n, d] * gd[d]
-                dC[block, row, t, n] = total
+                    h[n, d] = decay * h[n, d] + xs[d] * _value(B, b, n, first + d)
+                    outs[d] += h[n, d] * _value(C, c, n, first + d)
+                    if C.ndim == 2:
+                        dC[row, n, first + d] += h[n, d] * gd[d]
+                    else:
+                        total += h[n, d] * gd[d]
+                if C.ndim == 3:
+                    dC[block, row, t, n] = total
             for d in range(width):
                 y[row, t, first + d] = outs[d]
         for t in range(end - 1, start - 1, -1):
@@ -205,19 +249,25 @@ def _differentiate(
                 gx[d] = f32(0)
                 gd[d] = f32(0)
             for n in range(states):
-                b, c = B[row, t, n], C[row, t, n]
+                b, c = _scalar(B, row, t, n), _scalar(C, row, t, n)
                 total = f32(0)
                 for d in range(width):
-                    value = g[n, d] + c * outs[d]
-                    total += value * xs[d]
-                    gx[d] += value * b
+                    value = g[n, d] + _value(C, c, n, first + d) * outs[d]
+                    if B.ndim == 2:
+                        dB[row, n, first + d] += value * xs[d]
+                    else:
+                        total += value * xs[d]
+                    gx[d] += value * _value(B, b, n, first + d)
                     slope = value * decayed[t - start, n, d]
                     gd[d] += slope * a[n, d]
                     ga[n, d] += slope * deltas[d]
                     g[n, d] = value * decays[t - start, n, d]
-                dB[block, row, t, n] = total
+                if B.ndim == 3:
+                    dB[block, row, t, n] = total
             for d in range(width):
                 dx[row, t, first + d] = gx[d]
                 ddelta[row, t, first + d] = gd[d]
+            if starts[row, t]:
+                g[:] = f32(0)
     carry[row, :, first:last] = g
     dA[row, :, first:last] = ga
