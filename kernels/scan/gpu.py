@@ -1,0 +1,329 @@
+"""The selective scan's Triton kernels: any number of states, any GPU that Triton knows.
+
+Three phases, as in kernels/README.md. `span_ends` runs each span of the sequence from a zero
+state; `carry` takes the state over the spans; `replay` runs each span again from the right state
+and writes the output. `span_ends` and `carry` do the same for the adjoint, read the other way;
+`gpu_backward` and `gluon` turn both into gradients, a chunk at a time.
+
+States, and A, lie in memory as (..., state, channels), and so in a program's tile: the channels run
+along the threads, and the sums over the state stay inside a thread. Time is counted in reading
+order; `reverse` scans step through memory backwards.
+"""
+
+import triton
+import triton.language as tl
+
+from dnamamba.kernels.scan.gpu_math import (
+    LOG2E,
+    decay,
+    exp2,
+    matrix,
+    place,
+    row,
+    sigmoid,
+    step_size,
+    vector,
+)
+
+
+@triton.jit
+def ends_steps(
+    x_ptr, delta_ptr, z_ptr, weight_ptr, starts_ptr,
+    x_time, delta_time, z_time, weight_time, sign,
+    d, n, mask, states, count,
+    UNROLL: tl.constexpr, WHOLE: tl.constexpr, GATED: tl.constexpr, CONSTANT: tl.constexpr,
+    PACKED: tl.constexpr,
+):  # fmt: skip
+    """Load what `span_ends_kernel` needs of UNROLL steps: x, delta, z, weight and start of each."""
+    steps = ()
+    for i in tl.static_range(UNROLL):
+        live = i < count
+        step = (
+            row(x_ptr + i * x_time + d, mask & live, WHOLE),
+            row(delta_ptr + i * delta_time + d, mask & live, WHOLE),
+            row(z_ptr + i * z_time + d, mask & live, WHOLE) if GATED else 0.0,
+            0.0 if CONSTANT else row(weight_ptr + i * weight_time + n, states & live, WHOLE),
+            tl.load(starts_ptr + i * sign, mask=live, other=0) if PACKED else 0,
+        )
+        steps = steps + (step,)
+    return steps
+
+
+@triton.jit
+def span_ends_kernel(
+    x_ptr, z_ptr, delta_ptr, weight_ptr, A_ptr, bias_ptr, starts_ptr, states_ptr, sums_ptr,
+    x_batch, x_time, z_batch, z_time, delta_batch, delta_time,
+    weight_batch, weight_time, weight_group,
+    length, channels, groups, state, spans, span, slots, stride, programs_in_span,
+    STATE: tl.constexpr, BLOCK: tl.constexpr, SHARE: tl.constexpr, UNROLL: tl.constexpr,
+    WHOLE: tl.constexpr,
+    REVERSE: tl.constexpr, ADJOINT: tl.constexpr, CONSTANT: tl.constexpr, GATED: tl.constexpr,
+    BIASED: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr,
+):  # fmt: skip
+    """Run a span from zero: its end state, and the sum of its deltas (infinite: nothing passes).
+
+    Forward, x is u and the weight is B: h <- a h + delta u B. As the adjoint, from the span's last
+    step to its first, x is dy (gated by z) and the weight is C: p <- a (p + dy C), where p is what
+    the adjoint hands to the step before. The end of a span goes into the slot after its own.
+    """
+    program = tl.program_id(0).to(tl.int64)
+    index = program // programs_in_span
+    batch, group, _, d, mask = place(program % programs_in_span, channels, groups, BLOCK, SHARE)
+    n = tl.arange(0, STATE)
+    states = n < state
+    tile = states[:, None] & mask[None, :]
+    A = matrix(A_ptr, d, n, tile, channels) * LOG2E
+    bias = vector(bias_ptr, d, mask, BIASED)
+    constant = matrix(weight_ptr, d, n, tile, channels) if CONSTANT else 0.0
+
+    first = index * span
+    count = tl.minimum(span, length - first).to(tl.int32)
+    sign = 1 if REVERSE == ADJOINT else -1
+    if ADJOINT:
+        first += count - 1
+    if REVERSE:
+        first = length - 1 - first
+    x_ptr += batch * x_batch + first * x_time
+    z_ptr += batch * z_batch + first * z_time
+    delta_ptr += batch * delta_batch + first * delta_time
+    weight_ptr += batch * weight_batch + first * weight_time
+    weight_ptr += group * weight_group
+    starts_ptr += batch * length + first
+    x_time *= sign
+    z_time *= sign
+    delta_time *= sign
+    weight_time *= sign
+
+    h = tl.zeros([STATE, BLOCK], tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    ahead = ends_steps(
+        x_ptr, delta_ptr, z_ptr, weight_ptr, starts_ptr,
+        x_time, delta_time, z_time, weight_time, sign,
+        d, n, mask, states, count, UNROLL, WHOLE, GATED and ADJOINT, CONSTANT, PACKED,
+    )  # fmt: skip
+    for done in range(0, count, UNROLL):
+        steps = ahead
+        left = count - done - UNROLL
+        jump = tl.where(left > 0, UNROLL, 0)
+        x_ptr += jump * x_time
+        z_ptr += jump * z_time
+        delta_ptr += jump * delta_time
+        weight_ptr += jump * weight_time
+        starts_ptr += jump * sign
+        ahead = ends_steps(
+            x_ptr, delta_ptr, z_ptr, weight_ptr, starts_ptr,
+            x_time, delta_time, z_time, weight_time, sign,
+            d, n, mask, states, left, UNROLL, WHOLE, GATED and ADJOINT, CONSTANT, PACKED,
+        )  # fmt: skip
+        for i in tl.static_range(UNROLL):
+            live = done + i < count
+            x, raw, z, weight, start = steps[i]
+            x = x.to(tl.float32)
+            delta = step_size(raw, bias, live, WHOLE, SOFTPLUS)
+            weight = constant if CONSTANT else weight.to(tl.float32)[:, None]
+            a = decay(delta, A, start, PACKED)
+            if ADJOINT:
+                if GATED:
+                    z = z.to(tl.float32)
+                    x *= z * sigmoid(z)
+                h = a * (h + x[None, :] * weight)
+            else:
+                h = a * h + (delta * x)[None, :] * weight
+            total += delta
+            if PACKED:
+                total = tl.where(start != 0, float("inf"), total)
+
+    tl.store(sums_ptr + (batch * spans + index) * channels + d, total, mask=mask)
+    slot = (spans - 1 - index if ADJOINT else index) + 1
+    states_ptr += (batch * slots + slot * stride) * channels * state
+    tl.store(states_ptr + n[:, None] * channels + d[None, :], h, mask=tile)
+
+
+@triton.jit
+def follow(end_before, decay_before, end, decay):
+    """Put one span after another: the two's end state from zero, and their decay."""
+    return decay * end_before + end, decay_before * decay
+
+
+@triton.jit
+def summary(states_ptr, sums_ptr, slot, live, column, A, channels, width, stride, spans,
+            ADJOINT: tl.constexpr):  # fmt: skip
+    """Load the end state that stands in a slot, and the decay of the span that it ends."""
+    span = spans - slot if ADJOINT else slot - 1
+    live &= (slot > 0)[:, None]
+    end = tl.load(
+        states_ptr + (slot * stride)[:, None] * width + column[None, :], mask=live, other=0.0
+    )
+    total = tl.load(
+        sums_ptr + span[:, None] * channels + (column % channels)[None, :], mask=live, other=0.0
+    )
+    return end, tl.where(total == float("inf"), 0.0, exp2(total * A[None, :]))
+
+
+@triton.jit
+def carry_kernel(
+    states_ptr, sums_ptr, A_ptr, initial_ptr,
+    slots, stride, carried, spans, channels, state,
+    BLOCK: tl.constexpr, ROWS: tl.constexpr, ADJOINT: tl.constexpr, INITIAL: tl.constexpr,
+):  # fmt: skip
+    """Turn each span's end from zero into the state after it; the first slot becomes the initial.
+
+    The three phases once more. A program owns BLOCK of the state * channels columns, and cuts the
+    slots into ROWS runs that advance together: their ends, the states after those, and all states.
+    """
+    width = channels * state
+    blocks = tl.cdiv(width, BLOCK)
+    program = tl.program_id(0).to(tl.int64)
+    batch = program // blocks
+    column = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
+    mask = (column < width)[None, :]
+    A = tl.load(A_ptr + column, mask=column < width, other=0.0).to(tl.float32) * LOG2E
+    initial = tl.zeros([BLOCK], tl.float32)
+    if INITIAL:
+        initial = tl.load(initial_ptr + batch * width + column, mask=column < width, other=0.0)
+    states_ptr += batch * slots * width
+    sums_ptr += batch * spans * channels
+    steps = tl.cdiv(carried, ROWS)
+    first = tl.arange(0, ROWS).to(tl.int64) * steps
+
+    h = tl.where((first == 0)[:, None], initial.to(tl.float32)[None, :], 0.0)
+    passing = tl.full([ROWS, BLOCK], 1.0, tl.float32)
+    for i in range(steps):
+        slot = first + i
+        live = (slot < carried)[:, None] & mask
+        end, factor = summary(
+            states_ptr, sums_ptr, slot, live, column, A, channels, width, stride, spans, ADJOINT
+        )
+        h = factor * h + end
+        passing *= factor
+    h, passing = tl.associative_scan((h, passing), 0, follow)
+
+    before = tl.maximum(tl.arange(0, ROWS) - 1, 0)[:, None]
+    h = tl.gather(h, tl.broadcast_to(before, [ROWS, BLOCK]), 0)
+    h = tl.where((first == 0)[:, None], initial.to(tl.float32)[None, :], h)
+    for i in range(steps):
+        slot = first + i
+        live = (slot < carried)[:, None] & mask
+        end, factor = summary(
+            states_ptr, sums_ptr, slot, live, column, A, channels, width, stride, spans, ADJOINT
+        )
+        h = factor * h + end
+        tl.store(states_ptr + (slot * stride)[:, None] * width + column[None, :], h, mask=live)
+
+
+@triton.jit
+def replay_steps(
+    u_ptr, delta_ptr, z_ptr, B_ptr, C_ptr, starts_ptr,
+    u_time, delta_time, z_time, B_time, C_time, sign, d, n, mask, states, count,
+    UNROLL: tl.constexpr, WHOLE: tl.constexpr, GATED: tl.constexpr, CONSTANT_B: tl.constexpr,
+    CONSTANT_C: tl.constexpr, PACKED: tl.constexpr,
+):  # fmt: skip
+    """Load what `replay_kernel` needs of UNROLL steps: u, delta, z, B, C and start of each."""
+    steps = ()
+    for i in tl.static_range(UNROLL):
+        live = i < count
+        step = (
+            row(u_ptr + i * u_time + d, mask & live, WHOLE),
+            row(delta_ptr + i * delta_time + d, mask & live, WHOLE),
+            row(z_ptr + i * z_time + d, mask & live, WHOLE) if GATED else 0.0,
+            0.0 if CONSTANT_B else row(B_ptr + i * B_time + n, states & live, WHOLE),
+            0.0 if CONSTANT_C else row(C_ptr + i * C_time + n, states & live, WHOLE),
+            tl.load(starts_ptr + i * sign, mask=live, other=0) if PACKED else 0,
+        )
+        steps = steps + (step,)
+    return steps
+
+
+@triton.jit
+def replay_kernel(
+    u_ptr, z_ptr, delta_ptr, B_ptr, C_ptr, A_ptr, D_ptr, bias_ptr, starts_ptr, states_ptr, y_ptr,
+    u_batch, u_time, z_batch, z_time, delta_batch, delta_time,
+    B_batch, B_time, B_group, C_batch, C_time, C_group,
+    length, channels, groups, state, span, slots, stride, programs_in_span, chunk_steps,
+    STATE: tl.constexpr, BLOCK: tl.constexpr, SHARE: tl.constexpr, UNROLL: tl.constexpr,
+    WHOLE: tl.constexpr, REVERSE: tl.constexpr, CONSTANT_B: tl.constexpr,
+    CONSTANT_C: tl.constexpr, SKIP: tl.constexpr, GATED: tl.constexpr, BIASED: tl.constexpr,
+    SOFTPLUS: tl.constexpr, PACKED: tl.constexpr,
+):  # fmt: skip
+    """Run a span from the state before it: the output, and the state after each of its chunks.
+
+    The state after a span's last chunk is the next span's business, but for the last span.
+    """
+    program = tl.program_id(0).to(tl.int64)
+    index = program // programs_in_span
+    batch, group, _, d, mask = place(program % programs_in_span, channels, groups, BLOCK, SHARE)
+    n = tl.arange(0, STATE)
+    states = n < state
+    tile = states[:, None] & mask[None, :]
+    A = matrix(A_ptr, d, n, tile, channels) * LOG2E
+    D = vector(D_ptr, d, mask, SKIP)
+    bias = vector(bias_ptr, d, mask, BIASED)
+    constant_B = matrix(B_ptr, d, n, tile, channels) if CONSTANT_B else 0.0
+    constant_C = matrix(C_ptr, d, n, tile, channels) if CONSTANT_C else 0.0
+
+    first = index * span
+    count = tl.minimum(span, length - first).to(tl.int32)
+    slot = index * stride
+    states_ptr += (batch * slots + slot) * channels * state
+    inside = n[:, None] * channels + d[None, :]
+    sign = -1 if REVERSE else 1
+    if REVERSE:
+        first = length - 1 - first
+    u_ptr += batch * u_batch + first * u_time
+    z_ptr += batch * z_batch + first * z_time
+    delta_ptr += batch * delta_batch + first * delta_time
+    B_ptr += batch * B_batch + first * B_time + group * B_group
+    C_ptr += batch * C_batch + first * C_time + group * C_group
+    starts_ptr += batch * length + first
+    y_ptr += (batch * length + first) * channels
+    u_time *= sign
+    z_time *= sign
+    delta_time *= sign
+    B_time *= sign
+    C_time *= sign
+
+    h = tl.load(states_ptr + inside, mask=tile, other=0.0)
+    ahead = replay_steps(
+        u_ptr, delta_ptr, z_ptr, B_ptr, C_ptr, starts_ptr,
+        u_time, delta_time, z_time, B_time, C_time, sign, d, n, mask, states, count,
+        UNROLL, WHOLE, GATED, CONSTANT_B, CONSTANT_C, PACKED,
+    )  # fmt: skip
+    for chunk in range(0, count, chunk_steps):
+        for done in range(chunk, tl.minimum(chunk + chunk_steps, count), UNROLL):
+            steps = ahead
+            left = count - done - UNROLL
+            jump = tl.where(left > 0, UNROLL, 0)
+            u_ptr += jump * u_time
+            z_ptr += jump * z_time
+            delta_ptr += jump * delta_time
+            B_ptr += jump * B_time
+            C_ptr += jump * C_time
+            starts_ptr += jump * sign
+            ahead = replay_steps(
+                u_ptr, delta_ptr, z_ptr, B_ptr, C_ptr, starts_ptr,
+                u_time, delta_time, z_time, B_time, C_time, sign, d, n, mask, states, left,
+                UNROLL, WHOLE, GATED, CONSTANT_B, CONSTANT_C, PACKED,
+            )  # fmt: skip
+            for i in tl.static_range(UNROLL):
+                live = done + i < count
+                u, raw, z, B, C, start = steps[i]
+                u = u.to(tl.float32)
+                delta = step_size(raw, bias, live, WHOLE, SOFTPLUS)
+                B = constant_B if CONSTANT_B else B.to(tl.float32)[:, None]
+                C = constant_C if CONSTANT_C else C.to(tl.float32)[:, None]
+                h = decay(delta, A, start, PACKED) * h + (delta * u)[None, :] * B
+                y = tl.sum(h * C, 0)
+                if SKIP:
+                    y += D * u
+                if GATED:
+                    z = z.to(tl.float32)
+                    y *= z * sigmoid(z)
+                if WHOLE:
+                    tl.store(y_ptr + d, y)
+                else:
+                    tl.store(y_ptr + d, y, mask=mask & live)
+                y_ptr += channels * sign
+        slot += 1
+        states_ptr += channels * state
+        if (chunk + chunk_steps < count) | (index * span + count == length):
+            tl.store(states_ptr + inside, h, mask=tile)
