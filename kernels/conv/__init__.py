@@ -2,11 +2,14 @@
 
 from typing import Literal, overload
 
+import torch
 from torch import Tensor
 
 from dnamamba.errors import UsageError
 from dnamamba.kernels.checks import check_axes, check_tensor
 from dnamamba.kernels.conv import reference
+from dnamamba.kernels.conv.autograd import MAX_WIDTH, convolve, update
+from dnamamba.kernels.dispatch import choose_fused_backend
 
 __all__ = ["causal_conv1d", "causal_conv1d_update"]
 
@@ -21,6 +24,8 @@ def causal_conv1d(
     initial_state: Tensor | None = None,
     return_final_state: Literal[False] = False,
     reverse: bool = False,
+    seq_idx: Tensor | None = None,
+    backend: str = "auto",
 ) -> Tensor: ...
 
 
@@ -34,6 +39,8 @@ def causal_conv1d(
     initial_state: Tensor | None = None,
     return_final_state: Literal[True],
     reverse: bool = False,
+    seq_idx: Tensor | None = None,
+    backend: str = "auto",
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -46,8 +53,13 @@ def causal_conv1d(
     initial_state: Tensor | None = None,
     return_final_state: bool = False,
     reverse: bool = False,
+    seq_idx: Tensor | None = None,
+    backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Convolve each channel with its own taps over the last `width` inputs read.
+
+    Computed in fp32 (fp64 where a tensor is fp64); differentiable in every tensor, the initial
+    state included, and through the final state.
 
     Parameters
     ----------
@@ -65,6 +77,13 @@ def causal_conv1d(
         Whether to give back the last inputs read, to go on from there.
     reverse
         Read from the last step to the first; the output keeps the input's order.
+    seq_idx
+        (batch, length) int32 or int64, for rows that pack several sequences: no tap reaches past a
+        step where it changes. The initial state belongs to the first sequence read, the final
+        state to the last, with zeros where that is shorter than width - 1.
+    backend
+        `auto`, or one of `dnamamba.kernels.dispatch.FUSED_BACKENDS`. Triton convolves up to 4 taps;
+        `auto` runs wider ones in PyTorch.
 
     Returns
     -------
@@ -74,17 +93,26 @@ def causal_conv1d(
     Raises
     ------
     UsageError
-        For a tensor of the wrong shape, type or device, or an unknown activation.
+        For a tensor of the wrong shape, type or device, an unknown activation, or a backend that
+        cannot run here.
     """
-    batch, _, channels = check_axes("x", x, "(batch, length, channels)")
+    batch, length, channels = check_axes("x", x, "(batch, length, channels)")
     _check(x, weight, bias, activation, channels)
     if initial_state is not None:
         shape = (batch, weight.shape[1] - 1, channels)
         axes = "(batch, width - 1, channels)"
         check_tensor("initial_state", initial_state, shape, axes, x.device)
-    y, final_state = reference.causal_conv1d(
-        x, weight, bias, activation == "silu", initial_state, reverse
-    )
+    if seq_idx is not None:
+        _check_sequences(seq_idx, (batch, length), x.device)
+    silu = activation == "silu"
+    if _choose(backend, x, weight, bias, initial_state) == "triton":
+        y, final_state = convolve(
+            x, weight, bias, initial_state, seq_idx, silu, reverse, return_final_state
+        )
+    else:
+        y, final_state = reference.causal_conv1d(
+            x, weight, bias, silu, initial_state, seq_idx, reverse
+        )
     return (y, final_state) if return_final_state else y
 
 
@@ -95,6 +123,7 @@ def causal_conv1d_update(
     bias: Tensor | None = None,
     *,
     activation: Literal["silu"] | None = None,
+    backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Take one step of `causal_conv1d`, for recurrent inference.
 
@@ -104,26 +133,31 @@ def causal_conv1d_update(
         (batch, channels).
     state
         (batch, width - 1, channels), the inputs before it, oldest first; left as it is.
-    weight, bias, activation
+    weight, bias, activation, backend
         As in `causal_conv1d`.
 
     Returns
     -------
-    y (batch, channels), and the new state (batch, width - 1, channels).
+    y (batch, channels), and the new state (batch, width - 1, channels), both in x's dtype.
 
     Raises
     ------
     UsageError
-        For a tensor of the wrong shape, type or device, or an unknown activation.
+        For a tensor of the wrong shape, type or device, an unknown activation, or a backend that
+        cannot run here.
     """
     batch, channels = check_axes("x", x, "(batch, channels)")
     _check(x, weight, bias, activation, channels)
     shape = (batch, weight.shape[1] - 1, channels)
     check_tensor("state", state, shape, "(batch, width - 1, channels)", x.device)
-    y, state = reference.causal_conv1d(
-        x[:, None], weight, bias, activation == "silu", state, reverse=False
+    silu = activation == "silu"
+    if _choose(backend, x, weight, bias, state) == "triton":
+        y, new_state = update(x, state, weight, bias, silu)
+        return y, new_state
+    y, new_state = reference.causal_conv1d(
+        x[:, None], weight, bias, silu, state, seq_idx=None, reverse=False
     )
-    return y[:, 0], state
+    return y[:, 0], new_state
 
 
 def _check(
@@ -131,7 +165,40 @@ def _check(
 ) -> None:
     if activation not in (None, "silu"):
         raise UsageError(f"activation {activation!r} is neither None nor 'silu'")
+    check_tensor("x", x, x.shape, "any shape", x.device)
     width = check_axes("weight", weight, "(channels, width)")[1]
     check_tensor("weight", weight, (channels, width), "(channels, width)", x.device)
     if bias is not None:
         check_tensor("bias", bias, (channels,), "(channels,)", x.device)
+
+
+def _check_sequences(seq_idx: Tensor, shape: tuple[int, int], device: torch.device) -> None:
+    if tuple(seq_idx.shape) != shape:
+        raise UsageError(f"seq_idx has shape {tuple(seq_idx.shape)}; (batch, length) wants {shape}")
+    if seq_idx.dtype not in (torch.int32, torch.int64):
+        raise UsageError(f"seq_idx has type {seq_idx.dtype}; int32 or int64 is wanted")
+    if seq_idx.device != device:
+        raise UsageError(f"seq_idx is on {seq_idx.device}; the first argument is on {device}")
+
+
+def _choose(
+    backend: str, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None
+) -> str:
+    """Choose a backend for these types and this width."""
+    given = [tensor for tensor in (x, weight, bias, state) if tensor is not None]
+    wide = any(tensor.dtype == torch.float64 for tensor in given)
+    chosen: str = _dispatch(backend, x.device, torch.float64 if wide else x.dtype)
+    width = weight.shape[1]
+    if chosen == "triton" and width > MAX_WIDTH:
+        if backend == "triton":
+            raise UsageError(
+                f'weight has width {width}; backend "triton" convolves up to {MAX_WIDTH} taps'
+            )
+        return "reference"
+    return chosen
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _dispatch(backend: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Choose once for a compiled graph, which cannot look for packages and devices."""
+    return choose_fused_backend(backend, device, dtype)

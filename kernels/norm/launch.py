@@ -1,0 +1,112 @@
+"""Launches of the norm's kernels: grids, views and buffers."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import triton
+from torch import Tensor
+
+from dnamamba.kernels.norm import gpu
+
+
+def forward(
+    x: Tensor, weight: Tensor, residual: Tensor | None, eps: float, tiles: gpu.Tiles | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Normalise x, or x + residual; shapes as in `dnamamba.kernels.rms_norm`.
+
+    Returns
+    -------
+    The rows normalised, in x's dtype, and x + residual in residual's, both contiguous.
+    """
+    channels = x.shape[-1]
+    flat = _flat(x)
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    added = None if residual is None else _flat(residual)
+    total = None
+    if residual is not None:
+        total = torch.empty_like(residual, memory_format=torch.contiguous_format)
+    block, width, warps = _cut(tiles or gpu.FORWARD, channels)
+    with _device(x):
+        gpu._forward[(triton.cdiv(len(flat), block),)](
+            flat,
+            added,
+            weight.contiguous(),
+            y,
+            total,
+            flat.stride(0),
+            0 if added is None else added.stride(0),
+            len(flat),
+            channels,
+            eps,
+            ROWS=block,
+            CHANNELS=width,
+            num_warps=warps,
+        )
+    return y, total
+
+
+def backward(
+    total: Tensor,
+    weight: Tensor,
+    dy: Tensor,
+    dtotal: Tensor | None,
+    eps: float,
+    tiles: gpu.Tiles | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Differentiate `forward`, from what was normalised and the results' gradients.
+
+    Returns
+    -------
+    The gradient of x in dy's dtype; that of residual where total has another, else None: then it is
+    the same; and the gradient of weight.
+    """
+    channels = total.shape[-1]
+    flat, flat_dy = _flat(total), _flat(dy)
+    flat_dtotal = None if dtotal is None else _flat(dtotal)
+    dx = torch.empty_like(dy, memory_format=torch.contiguous_format)
+    dresidual = None
+    if total.dtype != dy.dtype:
+        dresidual = torch.empty_like(total, memory_format=torch.contiguous_format)
+    block, width, warps = _cut(tiles or gpu.BACKWARD, channels)
+    blocks = triton.cdiv(triton.cdiv(len(flat), block), gpu.PROGRAMS)
+    programs = triton.cdiv(len(flat), block * blocks)
+    partial = total.new_empty((programs, channels), dtype=torch.float32)
+    with _device(total):
+        gpu._backward[(programs,)](
+            flat,
+            weight.contiguous(),
+            flat_dy,
+            flat_dtotal,
+            dx,
+            dresidual,
+            partial,
+            flat.stride(0),
+            flat_dy.stride(0),
+            0 if flat_dtotal is None else flat_dtotal.stride(0),
+            len(flat),
+            channels,
+            eps,
+            blocks,
+            ROWS=block,
+            CHANNELS=width,
+            num_warps=warps,
+        )
+    return dx, dresidual, torch.empty_like(weight).copy_(partial.sum(0))
+
+
+def _device(tensor: Tensor) -> AbstractContextManager[object]:
+    """Make a tensor's GPU the current one: Triton launches there."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """View (..., channels) as (rows, channels), copied only where channels are apart."""
+    flat = tensor.reshape(-1, tensor.shape[-1])
+    return flat if flat.stride(1) == 1 else flat.contiguous()
+
+
+def _cut(tiles: gpu.Tiles, channels: int) -> tuple[int, int, int]:
+    """Fit tiles to a number of channels: rows and channels of a program, and its warps."""
+    width = triton.next_power_of_2(channels)
+    rows = max(1, tiles.elements // width)
+    return rows, width, max(1, rows * width // (32 * tiles.each))
