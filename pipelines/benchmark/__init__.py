@@ -7,6 +7,7 @@ command = LazyGroup(
     package=__name__,
     table={
         "index": "Tokenising a genome, and windows from its store.",
+        "kernels": "The kernels beside their floors, and other packages'.",
         "scan": "The selective scan, forward and backward.",
     },
     help="Measure speed and memory, as TSV.",
