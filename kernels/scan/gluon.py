@@ -14,158 +14,26 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia import ampere
 
+from dnamamba.kernels.scan.gluon_layout import (
+    QUARTERS,
+    RUN,
+    RUNS,
+    STATES,
+    earlier,
+    get,
+    get_weights,
+    join4,
+    later,
+    prefetch,
+    put,
+    put_weights,
+    split4,
+    split8,
+    sum_quarters,
+    total_weights,
+    widen,
+)
 from dnamamba.kernels.scan.gpu_math import LN2, LOG2E, exp2, sigmoid, softplus
-
-RUNS = gl.constexpr(8)
-RUN = gl.constexpr(8)
-QUARTERS = gl.constexpr(4)
-STATES = gl.constexpr(4)
-
-
-@gluon.jit
-def earlier(x, RUNS_BACK: gl.constexpr):
-    """Take the value of an earlier run; where there is none, some value of this one."""
-    return gl.inline_asm_elementwise(
-        "shfl.sync.up.b32 $0, $1, $2, 0, -1;", "=f,f,n", [x, RUNS_BACK * QUARTERS],
-        dtype=gl.float32, is_pure=True, pack=1,
-    )  # fmt: skip
-
-
-@gluon.jit
-def later(x, RUNS_ON: gl.constexpr):
-    """Take the value of a later run; where there is none, some value of this one."""
-    return gl.inline_asm_elementwise(
-        "shfl.sync.down.b32 $0, $1, $2, 31, -1;", "=f,f,n", [x, RUNS_ON * QUARTERS],
-        dtype=gl.float32, is_pure=True, pack=1,
-    )  # fmt: skip
-
-
-@gluon.jit
-def across(x, QUARTER: gl.constexpr):
-    """Swap with the quarter whose number differs in the bit QUARTER."""
-    return gl.inline_asm_elementwise(
-        "shfl.sync.bfly.b32 $0, $1, $2, 31, -1;", "=f,f,n", [x, QUARTER],
-        dtype=gl.float32, is_pure=True, pack=1,
-    )  # fmt: skip
-
-
-@gluon.jit
-def sum_quarters(x, odd, high):
-    """Add up 8 steps over the quarters, each of which keeps two: [W, CHUNK].
-
-    Halving what is kept at every exchange takes 6 of them; adding up each step would take 16.
-    """
-    half = ()
-    for i in gl.static_range(4):
-        kept = gl.where(odd, x[i + 4], x[i])
-        half = half + (kept + across(gl.where(odd, x[i], x[i + 4]), 1),)
-    kept0 = gl.where(high, half[2], half[0])
-    kept1 = gl.where(high, half[3], half[1])
-    kept0 += across(gl.where(high, half[0], half[2]), 2)
-    kept1 += across(gl.where(high, half[1], half[3]), 2)
-    # A step of a run is 4 * (quarter & 1) + 2 * (quarter >> 1) + which of the two.
-    whole = gl.join(kept0, kept1).reshape([x[0].shape[0], RUNS, 2, 2, 2])
-    return whole.permute([0, 1, 3, 2, 4]).reshape([x[0].shape[0], RUNS * RUN])
-
-
-@gluon.jit
-def split8(x, layout: gl.constexpr):
-    """Split [..., 8], as [..., 2, 2, 2], into a tuple of 8 in order."""
-    out = ()
-    high = gl.split(x.permute([0, 1, 3, 4, 2]))
-    for a in gl.static_range(2):
-        middle = gl.split(high[a].permute([0, 1, 3, 2]))
-        for b in gl.static_range(2):
-            low = gl.split(middle[b])
-            out = out + (gl.convert_layout(low[0], layout), gl.convert_layout(low[1], layout))
-    return out
-
-
-@gluon.jit
-def join4(x):
-    """Put a tuple of 4 states [W, RUNS, QUARTERS] together as [W, RUNS, QUARTERS * 4]."""
-    whole = gl.join(gl.join(x[0], x[1]), gl.join(x[2], x[3])).permute([0, 1, 2, 4, 3])
-    return whole.reshape([x[0].shape[0], RUNS, QUARTERS * 4])
-
-
-@gluon.jit
-def split4(x, layout: gl.constexpr):
-    """Split [W, QUARTERS, 4], as [W, QUARTERS, 2, 2], into a tuple of 4 in order."""
-    out = ()
-    high = gl.split(x.permute([0, 1, 3, 2]))
-    for a in gl.static_range(2):
-        low = gl.split(high[a])
-        out = out + (gl.convert_layout(low[0], layout), gl.convert_layout(low[1], layout))
-    return out
-
-
-@gluon.jit
-def put(buffer, x, WARPS: gl.constexpr):
-    """Write [rows, channels], channels of one warp side by side, as (turn, warp, row)."""
-    turns: gl.constexpr = x.shape[1] // WARPS
-    buffer.store(x.reshape([x.shape[0], WARPS, turns]).permute([2, 1, 0]))
-
-
-@gluon.jit
-def get(buffer, layout: gl.constexpr, target: gl.constexpr):
-    """Undo `put`."""
-    x = buffer.load(layout).permute([2, 1, 0])
-    rows: gl.constexpr = x.shape[0]
-    return gl.convert_layout(x.reshape([rows, x.shape[1] * x.shape[2]]), target)
-
-
-@gluon.jit
-def prefetch(buffer, pointers, mask):
-    """Start a copy from memory; what the mask leaves out becomes zero."""
-    ampere.async_copy.async_copy_global_to_shared(buffer, pointers, mask)
-
-
-@gluon.jit
-def put_weights(buffer, x):
-    """Write [CHUNK, 16] as (state of a quarter, run and quarter, step of the run)."""
-    x = x.reshape([RUNS, RUN, QUARTERS, 2, 2]).permute([0, 2, 1, 4, 3])
-    high = gl.split(x)
-    for a in gl.static_range(2):
-        low = gl.split(high[a])
-        for b in gl.static_range(2):
-            buffer.index(2 * a + b).store(low[b].reshape([RUNS * QUARTERS, RUN]))
-
-
-@gluon.jit
-def get_weights(buffer, j: gl.constexpr, layout: gl.constexpr, target: gl.constexpr):
-    """Read a state's steps: a tuple of 8 [1, RUNS, QUARTERS]."""
-    x = buffer.index(j).load(layout).reshape([RUNS, QUARTERS, 2, 2, 2])
-    steps = split8(x, target)
-    out = ()
-    for i in gl.static_range(RUN):
-        out = out + (steps[i][None, :, :],)
-    return out
-
-
-@gluon.jit
-def join32(x):
-    """Undo `split32` for tensors [W, RUNS, QUARTERS]: [W, CHUNK, 16]."""
-    a = ()
-    for i in gl.static_range(16):
-        a = a + (gl.join(x[2 * i], x[2 * i + 1]),)
-    b = ()
-    for i in gl.static_range(8):
-        b = b + (gl.join(a[2 * i], a[2 * i + 1]),)
-    c = ()
-    for i in gl.static_range(4):
-        c = c + (gl.join(b[2 * i], b[2 * i + 1]),)
-    d = ()
-    for i in gl.static_range(2):
-        d = d + (gl.join(c[2 * i], c[2 * i + 1]),)
-    # [W, RUNS, QUARTERS, n0, n1, s0, s1, s2]
-    whole = gl.join(d[0], d[1]).permute([0, 1, 7, 6, 5, 2, 4, 3])
-    return whole.reshape([x[0].shape[0], RUNS * RUN, QUARTERS * STATES])
-
-
-@gluon.jit
-def row(pointers, mask):
-    """Load in fp32: zeros where `mask` is false."""
-    return gl.load(pointers, mask=mask, other=0.0).to(gl.float32)
 
 
 @gluon.jit
@@ -176,9 +44,8 @@ def differentiate_kernel(
     u_batch, u_time, z_batch, z_time, delta_batch, delta_time, dy_batch, dy_time,
     B_batch, B_time, B_group, C_batch, C_time, C_group,
     length, channels, groups, state, chunks, batches, width,
-    WARPS: gl.constexpr, REVERSE: gl.constexpr,
-    SKIP: gl.constexpr, GATED: gl.constexpr, BIASED: gl.constexpr, SOFTPLUS: gl.constexpr,
-    PACKED: gl.constexpr,
+    WARPS: gl.constexpr, TURNS: gl.constexpr, REVERSE: gl.constexpr, SKIP: gl.constexpr,
+    GATED: gl.constexpr, BIASED: gl.constexpr, SOFTPLUS: gl.constexpr, PACKED: gl.constexpr,
 ):  # fmt: skip
     """Do what `gpu_backward` does, a chunk a program, with all channels in turn.
 
@@ -188,7 +55,6 @@ def differentiate_kernel(
     """
     CHUNK: gl.constexpr = RUNS * RUN
     N: gl.constexpr = QUARTERS * STATES
-    TURNS: gl.constexpr = 4
     BLOCK: gl.constexpr = TURNS * WARPS
     # One element a thread: (warp, run, quarter).
     L: gl.constexpr = gl.BlockedLayout([1, 1, 1], [1, RUNS, QUARTERS], [WARPS, 1, 1], [2, 1, 0])
@@ -216,8 +82,10 @@ def differentiate_kernel(
     TURN_N: gl.constexpr = gl.BlockedLayout(
         [TURNS, 1, 1], [1, WARPS, 32 // WARPS], [1, 1, WARPS], [0, 1, 2]
     )
-    # 16 bytes a thread from rows of 32: the swizzle spreads 8 rows over the banks.
-    WEIGHTS: gl.constexpr = gl.SwizzledSharedLayout(4, 4, 2, [1, 0])
+    # A thread reads rows of 8 steps, 16 bytes at a time. Where that takes two reads, the swizzle
+    # spreads 8 rows over the banks.
+    VECTOR: gl.constexpr = 128 // B_ptr.dtype.element_ty.primitive_bitwidth
+    WEIGHTS: gl.constexpr = gl.SwizzledSharedLayout(VECTOR, 4, RUN // VECTOR, [1, 0])
     WEIGHTS_: gl.constexpr = gl.SliceLayout(
         0, gl.BlockedLayout([1, 1, RUN], [1, RUNS * QUARTERS, 1], [WARPS, 1, 1], [2, 1, 0])
     )
@@ -251,10 +119,11 @@ def differentiate_kernel(
     weight_mask = (t_ < count) & (n_ < state)
     B_ptr += batch * B_batch + first * B_time + group * B_group
     C_ptr += batch * C_batch + first * C_time + group * C_group
-    s_B = gl.allocate_shared_memory(gl.float32, [STATES, RUNS * QUARTERS, RUN], WEIGHTS)
-    s_C = gl.allocate_shared_memory(gl.float32, [STATES, RUNS * QUARTERS, RUN], WEIGHTS)
-    put_weights(s_B, row(B_ptr + t_ * (B_time * sign) + n_, weight_mask))
-    put_weights(s_C, row(C_ptr + t_ * (C_time * sign) + n_, weight_mask))
+    weights: gl.constexpr = [STATES, RUNS * QUARTERS, RUN]
+    s_B = gl.allocate_shared_memory(B_ptr.dtype.element_ty, weights, WEIGHTS)
+    s_C = gl.allocate_shared_memory(B_ptr.dtype.element_ty, weights, WEIGHTS)
+    put_weights(s_B, gl.load(B_ptr + t_ * (B_time * sign) + n_, mask=weight_mask, other=0.0))
+    put_weights(s_C, gl.load(C_ptr + t_ * (C_time * sign) + n_, mask=weight_mask, other=0.0))
 
     zero = gl.zeros([WARPS, RUNS, QUARTERS], gl.float32, L)
     dB = (zero,) * 32
@@ -335,10 +204,9 @@ def differentiate_kernel(
     ampere.async_copy.commit_group()
     matrix = states * channels + lane[None, :] + group * width
     tile = states < state
-    first_tile = matrix
-    A_raw = gl.load(A_ptr + first_tile, mask=tile, other=0.0)
-    h_raw = gl.load(states_ptr + first_tile, mask=tile, other=0.0)
-    p_raw = gl.load(adjoints_ptr + first_tile, mask=tile, other=0.0)
+    A_raw = gl.load(A_ptr + matrix, mask=tile, other=0.0)
+    h_raw = gl.load(states_ptr + matrix, mask=tile, other=0.0)
+    p_raw = gl.load(adjoints_ptr + matrix, mask=tile, other=0.0)
     bias = gl.zeros([BLOCK], gl.float32, gl.SliceLayout(0, ROWS))
     D = gl.zeros([BLOCK], gl.float32, gl.SliceLayout(0, ROWS))
 
@@ -354,14 +222,14 @@ def differentiate_kernel(
         put(w_p, p_raw, WARPS)
         ampere.async_copy.wait_group(0)
         tl.debug_barrier()
-        delta = r_delta.index(stage).load(ROWS).to(gl.float32) + bias[None, :]
+        delta = widen(r_delta.index(stage).load(ROWS)) + bias[None, :]
         if SOFTPLUS:
             delta = softplus(delta)
         delta = gl.where(inside, delta, 0.0)
-        u = gl.where(inside, r_u.index(stage).load(ROWS).to(gl.float32), 0.0)
-        dy = gl.where(inside, r_dy.index(stage).load(ROWS).to(gl.float32), 0.0)
+        u = gl.where(inside, widen(r_u.index(stage).load(ROWS)), 0.0)
+        dy = gl.where(inside, widen(r_dy.index(stage).load(ROWS)), 0.0)
         if GATED:
-            z = gl.where(inside, r_z.index(stage).load(ROWS).to(gl.float32), 0.0)
+            z = gl.where(inside, widen(r_z.index(stage).load(ROWS)), 0.0)
             dy *= z * sigmoid(z)
         put(w_delta, delta, WARPS)
         put(w_x, delta * u, WARPS)
@@ -464,18 +332,18 @@ def differentiate_kernel(
         slope = get(w_slope, TURN, ROWS)
         delta = get(w_delta, TURN, ROWS)
         dy = get(w_dy, TURN, ROWS)
-        u = r_u.index(stage).load(ROWS).to(gl.float32)
+        u = widen(r_u.index(stage).load(ROWS))
         u = gl.where(inside, u, 0.0)
         at = out + t * (channels * sign) + d[None, :]
         if GATED:
-            z = r_z.index(stage).load(ROWS).to(gl.float32)
+            z = widen(r_z.index(stage).load(ROWS))
             gate = sigmoid(z)
             y = get(w_y, TURN, ROWS) + D[None, :] * u
-            dz = r_dy.index(stage).load(ROWS).to(gl.float32) * y * gate * (1.0 + z * (1.0 - gate))
+            dz = widen(r_dy.index(stage).load(ROWS)) * y * gate * (1.0 + z * (1.0 - gate))
             gl.store(dz_ptr + at, dz.to(dz_ptr.dtype.element_ty), mask=inside)
         ddelta = slope * LN2 + dx * u
         if SOFTPLUS:
-            ddelta *= sigmoid(r_delta.index(stage).load(ROWS).to(gl.float32) + bias[None, :])
+            ddelta *= sigmoid(widen(r_delta.index(stage).load(ROWS)) + bias[None, :])
         du = dx * delta + D[None, :] * dy
         gl.store(du_ptr + at, du.to(du_ptr.dtype.element_ty), mask=inside)
         gl.store(ddelta_ptr + at, ddelta.to(ddelta_ptr.dtype.element_ty), mask=inside)
@@ -489,13 +357,3 @@ def differentiate_kernel(
     weight_at = (batch * length + first + t_ * sign) * groups + group
     gl.store(dB_ptr + weight_at * state + n_, total_weights(dB, BOTH_), mask=weight_mask)
     gl.store(dC_ptr + weight_at * state + n_, total_weights(dC, BOTH_), mask=weight_mask)
-
-
-@gluon.jit
-def total_weights(x, layout: gl.constexpr):
-    """Add up over the warps what `differentiate_kernel` gathered: [CHUNK, N]."""
-    ordered = ()
-    for i in gl.static_range(RUN):
-        for j in gl.static_range(STATES):
-            ordered = ordered + (x[8 * j + i],)
-    return gl.convert_layout(gl.sum(join32(ordered), 0), layout)

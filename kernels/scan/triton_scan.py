@@ -45,13 +45,13 @@ class Tiles(NamedTuple):
 
 
 TILES = {
-    "ends": Tiles(128, 1, 2),
+    "ends": Tiles(128, 1, 4),
     "replay": Tiles(128, 1, 1),
     "differentiate": Tiles(64, 1),
 }
 """For up to 16 states, measured on an H200."""
-WARPS = 2
-"""Warps of a program of `gluon.differentiate_kernel`."""
+WARPS, TURNS = 2, 8
+"""Warps of a program of `gluon.differentiate_kernel`, and channels of a warp between two loads."""
 
 
 def tiles_for(phase: str, state: int, width: int) -> Tiles:
@@ -244,8 +244,9 @@ class Call:
         given = {"SKIP": dD is not None, "GATED": dz is not None}
         if gluon is not None:
             gluon.differentiate_kernel[(chunks * self.batch * self.groups,)](
-                *pointers, *sizes, self.width, WARPS=WARPS, num_warps=WARPS, **given, **self.flags
-            )
+                *pointers, *sizes, self.width, WARPS=WARPS, TURNS=TURNS, **given, **self.flags,
+                num_warps=WARPS,
+            )  # fmt: skip
         else:
             held = CHUNK * self.padded * tiles.channels
             workers = min(chunks * programs, max(256, SCRATCH // held))
@@ -274,6 +275,7 @@ class Call:
             CHUNK == 64
             and self.state <= 16
             and not (self.B.constant or self.C.constant)
+            and self.B.tensor.dtype == self.C.tensor.dtype
             and all(size % 16 == 0 for size in (self.width, *strides))
             and all(row.data_ptr() % 16 == 0 for row in rows)
         )
