@@ -124,20 +124,22 @@ def causal_conv1d_fn(
     UsageError
         For a tensor of the wrong shape, type or device, or an unknown activation.
     """
-    y, final_state = conv.causal_conv1d(
+    convolved = conv.causal_conv1d(
         _turned("x", x),
         weight,
         bias,
         activation=_activation(activation),
         initial_state=None if initial_states is None else _turned("initial_states", initial_states),
-        return_final_state=True,
+        return_final_state=return_final_states,
         seq_idx=seq_idx,
     )
+    y, final_state = convolved if isinstance(convolved, tuple) else (convolved, None)
     if seq_idx is not None:
         y = y.masked_fill(seq_idx[..., None] < 0, 0)
-    y, final_states = y.transpose(1, 2), final_state.transpose(1, 2)
-    if not return_final_states:
+    y = y.transpose(1, 2)
+    if final_state is None:
         return y
+    final_states = final_state.transpose(1, 2)
     return y, final_states if final_states_out is None else final_states_out.copy_(final_states)
 
 

@@ -2,9 +2,15 @@
 
 import functools
 import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
 from dnamamba.errors import UsageError
 from dnamamba.log import logger
@@ -13,6 +19,10 @@ BACKENDS = ("auto", "reference", "chunked", "numba", "triton")
 FUSED_BACKENDS = ("auto", "reference", "triton")
 CAPABILITY = (8, 0)
 """The oldest GPU that Triton's kernels are written for."""
+NO_COMPILER = "Triton needs a C compiler to launch its kernels; install gcc or clang"
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,12 @@ def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
+@functools.cache
+def has_compiler() -> bool:
+    """Tell whether Triton finds the C compiler that it builds its launchers with."""
+    return bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))
+
+
 def interprets_triton() -> bool:
     """Tell whether Triton runs kernels in its interpreter, as TRITON_INTERPRET=1 asks."""
     if not has_triton():
@@ -53,20 +69,36 @@ def runs_triton(device: torch.device, dtype: torch.dtype) -> bool:
     if dtype == torch.float64:
         return False
     if device.type == "cuda":
-        return has_triton() and _capability(device) >= CAPABILITY
+        # The kernels hold instructions of NVIDIA's.
+        able = torch.version.hip is None and _capability(device) >= CAPABILITY
+        return able and has_triton() and has_compiler()
     return device.type == "cpu" and interprets_triton()
 
 
 def _require_triton(device: torch.device, dtype: torch.dtype) -> None:
     if not has_triton():
         raise UsageError('backend "triton" is not installed: pip install triton')
+    if device.type == "cuda" and not has_compiler():
+        raise UsageError(f'backend "triton": {NO_COMPILER}')
     if not runs_triton(device, dtype):
         raise UsageError(
-            'backend "triton" runs on cuda tensors up to fp32, compute capability '
+            'backend "triton" runs on cuda tensors up to fp32, NVIDIA compute capability '
             f"{CAPABILITY[0]}.{CAPABILITY[1]} or later, not {dtype} on {device.type}"
         )
 
 
+def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:
+    """Make a tensor's GPU the current one, which is where Triton launches; on a CPU, do nothing."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def _traced_once(choose: Callable[P, R]) -> Callable[P, R]:
+    """Make a choice a constant of a compiled graph, which cannot look for packages and devices."""
+    marked: Callable[P, R] = torch.compiler.assume_constant_result(choose)  # type: ignore[no-untyped-call]
+    return marked
+
+
+@_traced_once
 def choose_fused_backend(
     requested: str, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> str:
@@ -85,7 +117,28 @@ def choose_fused_backend(
         _require_triton(device, dtype)
     if requested != "auto":
         return requested
-    return "triton" if device.type == "cuda" and runs_triton(device, dtype) else "reference"
+    if device.type != "cuda":
+        return "reference"
+    _say_what_triton_lacks()
+    return "triton" if runs_triton(device, dtype) else "reference"
+
+
+def fused_backend_for(requested: str, first: Tensor, *others: Tensor | None) -> str:
+    """Choose as `choose_fused_backend` does for an op's tensors, fp64 if one of them is.
+
+    Raises
+    ------
+    UsageError
+        For an unknown name, or a backend that cannot run on these tensors.
+    """
+    wide = any(t is not None and t.dtype == torch.float64 for t in (first, *others))
+    return choose_fused_backend(requested, first.device, torch.float64 if wide else first.dtype)
+
+
+@_traced_once
+def scan_backend_for(requested: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Name the backend that `choose_scan_backend` chooses."""
+    return choose_scan_backend(requested, device, dtype).backend
 
 
 def choose_scan_backend(
@@ -119,8 +172,10 @@ def choose_scan_backend(
         _require_triton(device, dtype)
     if requested != "auto":
         return Choice(requested, "asked for by name")
-    if device.type == "cuda" and runs_triton(device, dtype):
-        return Choice("triton", "compiled for this GPU by Triton")
+    if device.type == "cuda":
+        _say_what_triton_lacks()
+        if runs_triton(device, dtype):
+            return Choice("triton", "compiled for this GPU by Triton")
     if fits_numba and has_numba():
         return Choice("numba", "compiled for this CPU by Numba, the fastest path without a GPU")
     if fits_numba:
@@ -132,6 +187,11 @@ def choose_scan_backend(
     if device.type == "cpu":
         return Choice("chunked", "fp64 runs in plain PyTorch")
     return Choice("chunked", f"plain PyTorch on {device.type}, vectorised over chunks")
+
+
+def _say_what_triton_lacks() -> None:
+    if has_triton() and not has_compiler():
+        say_once(f"kernels run in plain PyTorch: {NO_COMPILER}")
 
 
 @functools.cache

@@ -146,21 +146,25 @@ class Backbone(nn.Module):
         Normed hidden states (batch, length, d_model), and the state after them if asked for.
         """
         x = self._embed(ids)
+        residual: Tensor | None = None
         states = []
         before = state if state is not None else (None,) * len(self.layers)
         for layer, remembered in zip(self.layers, before, strict=True):
-            x, after = layer(x, remembered, return_state=return_state)
+            x, residual, after = layer(x, residual, remembered, return_state=return_state)
             states.append(after)
-        return self.norm_f(x), tuple(states) if return_state else None
+        return self.norm_f(x if residual is None else x + residual), tuple(
+            states
+        ) if return_state else None
 
     def step(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
         """Read one id of each sequence, (batch,); returns (batch, d_model) and the next state."""
         x = self._embed(ids)
+        residual: Tensor | None = None
         states = []
         for layer, before in zip(self.layers, state, strict=True):
-            x, after = cast(Block, layer).step(x, before)
+            x, residual, after = cast(Block, layer).step(x, residual, before)
             states.append(after)
-        return self.norm_f(x), tuple(states)
+        return self.norm_f(x if residual is None else x + residual), tuple(states)
 
     def initial_state(self, batch: int) -> State:
         """Return the state before the first base."""

@@ -17,13 +17,23 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(d_model))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Norm x (..., d_model); returns the weight's dtype, so that the next module fits."""
-        return rms_norm(x, self.weight, self.eps).to(self.weight.dtype)
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """Norm x (..., d_model), or x + residual in one pass.
+
+        Returns
+        -------
+        The norm of x in the weight's dtype, so that the next module fits; or that of the sum in x's
+        dtype, which a module made, and the sum in residual's.
+        """
+        if residual is None:
+            return rms_norm(x, self.weight, self.eps).to(self.weight.dtype)
+        return rms_norm(x, self.weight, self.eps, residual=residual)
 
 
 class Block(nn.Module):
-    """residual + mixer(norm(residual)); the residual stream stays fp32 under autocast too.
+    """mixer(norm(residual)), whose sum with residual the next block makes in its norm's pass.
+
+    The residual stream stays fp32 under autocast too.
 
     Parameters
     ----------
@@ -41,13 +51,40 @@ class Block(nn.Module):
         self.mixer = mixer
 
     def forward(
-        self, residual: Tensor, state: Any = None, *, return_state: bool = False
-    ) -> tuple[Tensor, Any]:
-        """Add the mixer's output to residual (batch, length, d_model)."""
-        y, state = self.mixer(self.norm(residual), state, return_state=return_state)
-        return residual + y, state
+        self,
+        x: Tensor,
+        residual: Tensor | None = None,
+        state: Any = None,
+        *,
+        return_state: bool = False,
+    ) -> tuple[Tensor, Tensor, Any]:
+        """Mix x + residual, both (batch, length, d_model).
 
-    def step(self, residual: Tensor, state: Any) -> tuple[Tensor, Any]:
+        Parameters
+        ----------
+        x
+            The output of the block before; of the first block, the stream itself.
+        residual
+            What x is still to be added to; None for the first block.
+        state
+            What the mixer continues.
+        return_state
+            Whether to give back the mixer's state.
+
+        Returns
+        -------
+        The mixer's output, the residual that it is still to be added to, and the state or None.
+        """
+        normed, residual = self._norm(x, residual)
+        y, state = self.mixer(normed, state, return_state=return_state)
+        return y, residual, state
+
+    def step(self, x: Tensor, residual: Tensor | None, state: Any) -> tuple[Tensor, Tensor, Any]:
         """Do the same for one position, (batch, d_model)."""
-        y, state = cast(Mixer, self.mixer).step(self.norm(residual), state)
-        return residual + y, state
+        normed, residual = self._norm(x, residual)
+        y, state = cast(Mixer, self.mixer).step(normed, state)
+        return y, residual, state
+
+    def _norm(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Norm x + residual, and return the sum too."""
+        return (self.norm(x), x) if residual is None else self.norm(x, residual)

@@ -2,14 +2,14 @@
 
 from typing import Literal, overload
 
-import torch
 from torch import Tensor
 
 from dnamamba.errors import UsageError
 from dnamamba.kernels.checks import check_axes, check_tensor
 from dnamamba.kernels.conv import reference
 from dnamamba.kernels.conv.autograd import MAX_WIDTH, convolve, update
-from dnamamba.kernels.dispatch import choose_fused_backend
+from dnamamba.kernels.dispatch import fused_backend_for
+from dnamamba.kernels.packing import check_sequence_index
 
 __all__ = ["causal_conv1d", "causal_conv1d_update"]
 
@@ -42,6 +42,21 @@ def causal_conv1d(
     seq_idx: Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: Literal["silu"] | None = None,
+    initial_state: Tensor | None = None,
+    return_final_state: bool,
+    reverse: bool = False,
+    seq_idx: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]: ...
 
 
 def causal_conv1d(
@@ -103,7 +118,7 @@ def causal_conv1d(
         axes = "(batch, width - 1, channels)"
         check_tensor("initial_state", initial_state, shape, axes, x.device)
     if seq_idx is not None:
-        _check_sequences(seq_idx, (batch, length), x.device)
+        check_sequence_index(seq_idx, batch, length, x.device)
     silu = activation == "silu"
     if _choose(backend, x, weight, bias, initial_state) == "triton":
         y, final_state = convolve(
@@ -172,22 +187,11 @@ def _check(
         check_tensor("bias", bias, (channels,), "(channels,)", x.device)
 
 
-def _check_sequences(seq_idx: Tensor, shape: tuple[int, int], device: torch.device) -> None:
-    if tuple(seq_idx.shape) != shape:
-        raise UsageError(f"seq_idx has shape {tuple(seq_idx.shape)}; (batch, length) wants {shape}")
-    if seq_idx.dtype not in (torch.int32, torch.int64):
-        raise UsageError(f"seq_idx has type {seq_idx.dtype}; int32 or int64 is wanted")
-    if seq_idx.device != device:
-        raise UsageError(f"seq_idx is on {seq_idx.device}; the first argument is on {device}")
-
-
 def _choose(
     backend: str, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None
 ) -> str:
     """Choose a backend for these types and this width."""
-    given = [tensor for tensor in (x, weight, bias, state) if tensor is not None]
-    wide = any(tensor.dtype == torch.float64 for tensor in given)
-    chosen: str = _dispatch(backend, x.device, torch.float64 if wide else x.dtype)
+    chosen = fused_backend_for(backend, x, weight, bias, state)
     width = weight.shape[1]
     if chosen == "triton" and width > MAX_WIDTH:
         if backend == "triton":
@@ -196,9 +200,3 @@ def _choose(
             )
         return "reference"
     return chosen
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _dispatch(backend: str, device: torch.device, dtype: torch.dtype) -> str:
-    """Choose once for a compiled graph, which cannot look for packages and devices."""
-    return choose_fused_backend(backend, device, dtype)

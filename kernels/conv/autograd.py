@@ -38,20 +38,10 @@ def convolve(
 
 
 @convolve.register_fake
-def _(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    initial_state: Tensor | None,
-    seq_idx: Tensor | None,
-    silu: bool,
-    reverse: bool,
-    return_final_state: bool,
-) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, weight: Tensor, *others: Tensor | bool | None) -> tuple[Tensor, Tensor]:
     batch, _, channels = x.shape
-    rows = weight.shape[1] - 1 if return_final_state else 0
-    y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    return y, x.new_empty(batch, rows, channels)
+    return_final_state = others[-1]
+    return _like(x), x.new_empty(batch, weight.shape[1] - 1 if return_final_state else 0, channels)
 
 
 @torch.library.custom_op("dnamamba::causal_conv1d_backward", mutates_args=())
@@ -86,11 +76,7 @@ def _(
     weight: Tensor,
     bias: Tensor | None,
     initial_state: Tensor | None,
-    seq_idx: Tensor | None,
-    dy: Tensor,
-    dfinal: Tensor | None,
-    silu: bool,
-    reverse: bool,
+    *_: Tensor | bool | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (
         _like(x),

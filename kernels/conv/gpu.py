@@ -90,7 +90,8 @@ def _load_taps(weight_ptr, c, live, WIDTH: tl.constexpr):
 def _load_bias(bias_ptr, c, live):
     if bias_ptr is None:
         return tl.zeros_like(c).to(tl.float32)
-    return tl.load(bias_ptr + c, live, other=0.0).to(tl.float32)
+    else:
+        return tl.load(bias_ptr + c, live, other=0.0).to(tl.float32)
 
 
 @triton.jit

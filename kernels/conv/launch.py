@@ -1,13 +1,12 @@
 """Launches of the convolution's kernels: grids, strides and buffers."""
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 import triton
 from torch import Tensor
 
 from dnamamba.kernels.conv import gpu
 from dnamamba.kernels.conv.reference import in_last_sequence
+from dnamamba.kernels.dispatch import on_device_of
 
 
 def forward(
@@ -34,7 +33,7 @@ def forward(
     first_seq, seq_batch, seq_step = (None, 0, 0) if seq_idx is None else _reading(seq_idx, reverse)
     first_y, y_batch, y_step = _reading(y, reverse)
     programs = batch * triton.cdiv(length, strips * steps) * triton.cdiv(channels, block)
-    with _device(x):
+    with on_device_of(x):
         gpu._forward[(programs,)](
             first,
             weight.contiguous(),
@@ -72,7 +71,7 @@ def final_state(
     first, x_batch, x_step = _reading(x, reverse)
     first_seq, seq_batch, seq_step = (None, 0, 0) if seq_idx is None else _reading(seq_idx, reverse)
     if width > 1:
-        with _device(x):
+        with on_device_of(x):
             gpu._final_state[(batch * triton.cdiv(channels, block),)](
                 first,
                 _contiguous(state),
@@ -129,7 +128,7 @@ def backward(
     first_seq, seq_batch, seq_step = (None, 0, 0) if seq_idx is None else _reading(seq_idx, reverse)
     first_dy, dy_batch, dy_step = _reading(dy, reverse)
     first_dx, dx_batch, dx_step = _reading(dx, reverse)
-    with _device(x):
+    with on_device_of(x):
         gpu._backward[(blocks * triton.cdiv(channels, block),)](
             first,
             weight.contiguous(),
@@ -179,7 +178,7 @@ def update(
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     new_state = x.new_empty(batch, width - 1, channels)
     block = min(256, triton.next_power_of_2(channels))
-    with _device(x):
+    with on_device_of(x):
         gpu._update[(batch * triton.cdiv(channels, block),)](
             x,
             state.contiguous(),
@@ -196,11 +195,6 @@ def update(
             num_warps=1,
         )
     return y, new_state
-
-
-def _device(tensor: Tensor) -> AbstractContextManager[object]:
-    """Make a tensor's GPU the current one: Triton launches there."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def _contiguous(tensor: Tensor | None) -> Tensor | None:

@@ -2,12 +2,11 @@
 
 from typing import overload
 
-import torch
 from torch import Tensor
 
 from dnamamba.errors import UsageError
 from dnamamba.kernels.checks import check_axes, check_tensor
-from dnamamba.kernels.dispatch import choose_fused_backend
+from dnamamba.kernels.dispatch import fused_backend_for
 from dnamamba.kernels.norm import reference
 from dnamamba.kernels.norm.autograd import MAX_CHANNELS, normalise
 
@@ -77,9 +76,7 @@ def rms_norm(
 
 def _choose(backend: str, x: Tensor, weight: Tensor, residual: Tensor | None) -> str:
     """Choose a backend for these types and this many channels."""
-    given = [tensor for tensor in (x, weight, residual) if tensor is not None]
-    wide = any(tensor.dtype == torch.float64 for tensor in given)
-    chosen: str = _dispatch(backend, x.device, torch.float64 if wide else x.dtype)
+    chosen = fused_backend_for(backend, x, weight, residual)
     if chosen == "triton" and (x.shape[-1] > MAX_CHANNELS or x.numel() == 0):
         if backend == "triton":
             raise UsageError(
@@ -88,9 +85,3 @@ def _choose(backend: str, x: Tensor, weight: Tensor, residual: Tensor | None) ->
             )
         return "reference"
     return chosen
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _dispatch(backend: str, device: torch.device, dtype: torch.dtype) -> str:
-    """Choose once for a compiled graph, which cannot look for packages and devices."""
-    return choose_fused_backend(backend, device, dtype)

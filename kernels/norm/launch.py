@@ -1,11 +1,10 @@
 """Launches of the norm's kernels: grids, views and buffers."""
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 import triton
 from torch import Tensor
 
+from dnamamba.kernels.dispatch import on_device_of
 from dnamamba.kernels.norm import gpu
 
 
@@ -26,7 +25,7 @@ def forward(
     if residual is not None:
         total = torch.empty_like(residual, memory_format=torch.contiguous_format)
     block, width, warps = _cut(tiles or gpu.FORWARD, channels)
-    with _device(x):
+    with on_device_of(x):
         gpu._forward[(triton.cdiv(len(flat), block),)](
             flat,
             added,
@@ -71,7 +70,7 @@ def backward(
     blocks = triton.cdiv(triton.cdiv(len(flat), block), gpu.PROGRAMS)
     programs = triton.cdiv(len(flat), block * blocks)
     partial = total.new_empty((programs, channels), dtype=torch.float32)
-    with _device(total):
+    with on_device_of(total):
         gpu._backward[(programs,)](
             flat,
             weight.contiguous(),
@@ -92,11 +91,6 @@ def backward(
             num_warps=warps,
         )
     return dx, dresidual, torch.empty_like(weight).copy_(partial.sum(0))
-
-
-def _device(tensor: Tensor) -> AbstractContextManager[object]:
-    """Make a tensor's GPU the current one: Triton launches there."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def _flat(tensor: Tensor) -> Tensor:

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from dnamamba.errors import UsageError
 from dnamamba.kernels.checks import check_axes, check_tensor
-from dnamamba.kernels.dispatch import choose_scan_backend
+from dnamamba.kernels.dispatch import fused_backend_for, scan_backend_for
 from dnamamba.kernels.packing import check_sequence_index, sequence_starts
 from dnamamba.kernels.scan import reference
 from dnamamba.kernels.scan.autograd import scan
-from dnamamba.kernels.scan.inputs import ScanInputs
+from dnamamba.kernels.scan.inputs import MAX_STATES, ScanInputs
+from dnamamba.kernels.scan.update import update
 
 __all__ = ["selective_scan", "selective_state_update"]
 
@@ -143,7 +144,9 @@ def selective_scan(
     B, C = _with_groups(B, C)
     inputs = ScanInputs(u, delta, A, B, C, D, z, delta_bias, starts, delta_softplus, reverse)
     dtype = torch.float64 if inputs.dtype == torch.float64 else u.dtype
-    chosen = _choose(backend, u.device, dtype)
+    chosen = scan_backend_for(backend, u.device, dtype)
+    if backend == "auto" and chosen == "triton" and state > MAX_STATES:
+        chosen = "chunked"
     if chosen == "reference":
         y, last_state = reference.selective_scan(inputs, initial_state)
     else:
@@ -151,12 +154,6 @@ def selective_scan(
         keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
         y, last_state, _ = scan(*tensors, starts, delta_softplus, reverse, keep, chosen)
     return (y, last_state) if return_last_state else y
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _choose(backend: str, device: torch.device, dtype: torch.dtype) -> str:
-    """Choose once, when a graph is traced: the choice looks at what is installed."""
-    return choose_scan_backend(backend, device, dtype).backend
 
 
 def _check_weight(name: str, weight: Tensor, u: Tensor, state: int) -> None:
@@ -205,8 +202,9 @@ def selective_state_update(
     z: Tensor | None = None,
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
+    backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """Take one step of `selective_scan`, for recurrent inference.
+    """Take one step of `selective_scan`, for recurrent inference; differentiable as it is.
 
     Parameters
     ----------
@@ -218,15 +216,18 @@ def selective_state_update(
         As in `selective_scan`.
     B, C
         (batch, state), or (batch, groups, state).
+    backend
+        `auto`, or one of `dnamamba.kernels.dispatch.FUSED_BACKENDS`. Triton takes up to 256 states;
+        `auto` runs more in PyTorch.
 
     Returns
     -------
-    y (batch, channels) in u's dtype, and the new state (batch, channels, state).
+    y (batch, channels) in u's dtype, and the new state (batch, channels, state), fp32 or fp64.
 
     Raises
     ------
     UsageError
-        For a tensor of the wrong shape, type or device.
+        For a tensor of the wrong shape, type or device, or a backend that cannot run here.
     """
     batch, channels = check_axes("u", u, "(batch, channels)")
     _, n = check_axes("A", A, "(channels, state)")
@@ -249,6 +250,14 @@ def selective_state_update(
             shape, axes = (batch, n), "(batch, state)"
         check_tensor(name, weight, shape, axes, u.device)
     B, C = _with_groups(B[:, None], C[:, None])
+    chosen = fused_backend_for(backend, u, state, delta, A, B, C, D, z, delta_bias)
+    if chosen == "triton" and n <= MAX_STATES:
+        y, state = update(state, u, delta, A, B[:, 0], C[:, 0], D, z, delta_bias, delta_softplus)
+        return y, state
+    if backend == "triton":
+        raise UsageError(
+            f'A has shape {tuple(A.shape)}; backend "triton" takes up to {MAX_STATES} states'
+        )
     z = None if z is None else z[:, None]
     inputs = ScanInputs(
         u[:, None], delta[:, None], A, B, C, D, z, delta_bias, None, delta_softplus, False

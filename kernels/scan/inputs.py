@@ -6,6 +6,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+MAX_STATES = 256
+"""States of a channel that Triton's kernels take: a program holds them all."""
+
 
 @dataclass(frozen=True)
 class ScanInputs:

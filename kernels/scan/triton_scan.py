@@ -4,7 +4,6 @@ An `Implementation` by itself; `dnamamba.kernels.scan.autograd` calls it. The ph
 `gpu` and, where its conditions hold, of `gluon`.
 """
 
-import contextlib
 import functools
 import importlib.util
 from types import ModuleType
@@ -15,14 +14,12 @@ import triton
 from torch import Tensor
 
 from dnamamba.errors import UsageError
-from dnamamba.kernels.dispatch import interprets_triton
+from dnamamba.kernels.dispatch import interprets_triton, on_device_of
 from dnamamba.kernels.scan import gpu, gpu_backward
-from dnamamba.kernels.scan.inputs import ScanGradients, ScanInputs
+from dnamamba.kernels.scan.inputs import MAX_STATES, ScanGradients, ScanInputs
 
 CHUNK = 64
 """Steps between the states that the forward keeps: the backward recomputes those between."""
-STATES = 256
-"""The most states of a channel: a program holds them all."""
 SPAN = 256
 """Steps of a span where the GPU needs as many programs as there can be."""
 PROGRAMS = 2048
@@ -103,10 +100,10 @@ class Call:
         self.inputs = inputs
         self.batch, self.length, self.channels = inputs.u.shape
         self.state = inputs.A.shape[1]
-        if self.state > STATES:
+        if self.state > MAX_STATES:
             raise UsageError(
                 f"A has shape {tuple(inputs.A.shape)}; backend 'triton' takes (channels, state) "
-                f"with at most {STATES} states: backend='chunked' takes any"
+                f"with at most {MAX_STATES} states: backend='chunked' takes any"
             )
         self.u, self.delta = _rows(inputs.u), _rows(inputs.delta)
         self.z = self.u if inputs.z is None else _rows(inputs.z)
@@ -299,11 +296,6 @@ def _sum_parts(parts: Tensor, like: Tensor) -> Tensor:
     return parts[0] if len(parts) == 1 else parts.sum(0)
 
 
-def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Launch where the tensors lie: Triton launches on the current GPU."""
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
-
-
 def saved_shape(inputs: ScanInputs) -> tuple[int, ...]:
     """Return (batch, chunks + 1, state, channels): the state before each chunk, and the last."""
     batch, length, channels = inputs.u.shape
@@ -314,7 +306,7 @@ def forward(
     inputs: ScanInputs, initial_state: Tensor | None, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Scan; see `dnamamba.kernels.scan.inputs.Implementation`."""
-    with _on(inputs.u.device):
+    with on_device_of(inputs.u):
         call = Call(inputs)
         chunk = CHUNK if keep else call.span
         stride = call.span // chunk
@@ -338,11 +330,12 @@ def backward(
     dlast: Tensor | None,
 ) -> ScanGradients:
     """Differentiate; see `dnamamba.kernels.scan.inputs.Implementation`."""
-    with _on(inputs.u.device):
+    with on_device_of(inputs.u):
         call = Call(inputs)
         dy = torch.zeros_like(inputs.u) if dy is None else _rows(dy)
         adjoints, chunks = torch.empty_like(saved), saved.shape[1] - 1
         sums = call.new(call.batch, chunks, call.channels)
         call.ends(adjoints, sums, dy, CHUNK, 1)
         call.carry(adjoints, sums, dlast, chunks + 1, 1)
+        del sums
         return call.differentiate(saved, adjoints, dy)

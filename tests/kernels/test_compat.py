@@ -203,6 +203,19 @@ def test_selective_state_update(heads: tuple[int, ...], groups: tuple[int, ...])
     torch.testing.assert_close(inputs["state"], new.view_as(inputs["state"]))
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_selective_state_update_on_a_gpu(cuda: torch.device, dtype: torch.dtype) -> None:
+    """Where the step is one fused kernel, on states in the type that they are kept in."""
+    inputs = {name: t.to(cuda, dtype) for name, t in step_inputs((4,), (2,)).items()}
+    exact = {name: tensor.cpu().double() for name, tensor in inputs.items()}
+    y = compat.selective_state_update(**inputs, dt_softplus=True)
+    wanted = compat.selective_state_update(**exact, dt_softplus=True)
+    bounds = {"rtol": 2e-2, "atol": 2e-2} if dtype == torch.bfloat16 else {}
+    torch.testing.assert_close(y.cpu(), wanted.to(dtype), **bounds)
+    torch.testing.assert_close(inputs["state"].cpu(), exact["state"].to(dtype), **bounds)
+
+
 @pytest.mark.parametrize("indices", [[0, -1, 4], [-1, -1, -1], [2, 1, 0]], ids=str)
 def test_selective_state_update_of_chosen_rows(indices: list[int]) -> None:
     inputs = step_inputs((4,), (2,))

@@ -13,11 +13,25 @@ def build() -> Block:
     return block
 
 
-def test_block_adds_the_mixer_of_the_norm() -> None:
+def test_block_mixes_the_norm_of_the_sum() -> None:
     block = build()
-    x = torch.randn(2, 9, 8)
-    normed = x / torch.sqrt(x.square().mean(-1, keepdim=True) + 1e-5) * block.norm.weight
-    torch.testing.assert_close(block(x)[0], x + block.mixer(normed)[0])
+    x, residual = torch.randn(2, 2, 9, 8)
+    total = x + residual
+    normed = total / torch.sqrt(total.square().mean(-1, keepdim=True) + 1e-5) * block.norm.weight
+    wanted = block.mixer(normed)[0], total, None
+    torch.testing.assert_close(block(x, residual), wanted)
+    torch.testing.assert_close(block(total), wanted)
+
+
+def test_gradients_pass_a_block_both_ways() -> None:
+    """Through the mixer, and past it along the residual stream."""
+    block = build().double()
+    x, residual = torch.randn(2, 1, 5, 8, dtype=torch.float64)
+
+    def run(x: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return block(x, residual)[:2]
+
+    torch.autograd.gradcheck(run, (x.requires_grad_(), residual.requires_grad_()))
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
@@ -31,24 +45,27 @@ def test_residual_stays_fp32_under_autocast() -> None:
     seen = []
     block.mixer.out_proj.register_forward_hook(lambda _, __, y: seen.append(y.dtype))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        y, state = block(torch.randn(1, 6, 8), return_state=True)
-        stepped, after = block.step(torch.randn(1, 8), state)
-    assert seen == [torch.bfloat16] * 2
-    assert y.dtype == stepped.dtype == torch.float32
+        y, total, _ = block(torch.randn(1, 6, 8))
+        _, total, state = block(y, total, return_state=True)
+        _, stepped, after = block.step(y[:, 0], total[:, 0], state)
+    assert seen == [torch.bfloat16] * 3
+    assert total.dtype == stepped.dtype == torch.float32
     assert state.scan.dtype == after.scan.dtype == torch.float32
 
 
 def test_residual_stays_fp32_where_weights_are_bf16() -> None:
     block = build().bfloat16()
-    assert block(torch.randn(1, 6, 8))[0].dtype == torch.float32
+    y, total, _ = block(torch.randn(1, 6, 8))
+    assert y.dtype == torch.bfloat16
+    assert block(y, total)[1].dtype == torch.float32
 
 
 def test_step_equals_forward() -> None:
     block = build()
-    x = torch.randn(2, 7, 8)
-    y, last = block(x, return_state=True)
+    x, residual = torch.randn(2, 2, 7, 8)
+    y, total, last = block(x, residual, return_state=True)
     state = block.mixer.initial_state(2)
     for t in range(7):
-        step, state = block.step(x[:, t], state)
-        torch.testing.assert_close(step, y[:, t])
+        step, after, state = block.step(x[:, t], residual[:, t], state)
+        torch.testing.assert_close((step, after), (y[:, t], total[:, t]))
     torch.testing.assert_close(tuple(state), tuple(last))

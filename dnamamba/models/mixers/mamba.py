@@ -46,19 +46,24 @@ class CausalConv1d(nn.Module):
         self.bias = nn.Parameter(torch.empty(channels).uniform_(-bound, bound))
 
     def forward(
-        self, x: Tensor, state: Tensor | None = None, *, reverse: bool = False
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        x: Tensor,
+        state: Tensor | None = None,
+        *,
+        return_state: bool = False,
+        reverse: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
         """Convolve x (batch, length, channels) after `state` (batch, width - 1, channels)."""
-        y, last = causal_conv1d(
+        convolved = causal_conv1d(
             x,
             self.weight.squeeze(1),
             self.bias,
             activation="silu",
             initial_state=state,
-            return_final_state=True,
+            return_final_state=return_state,
             reverse=reverse,
         )
-        return y, last
+        return convolved if isinstance(convolved, tuple) else (convolved, None)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Convolve one position x (batch, channels)."""
@@ -119,7 +124,9 @@ class SelectiveSSM(nn.Module):
         self, x: Tensor, z: Tensor, state: MambaState | None, return_state: bool, reverse: bool
     ) -> tuple[Tensor, MambaState | None]:
         """Mix x, gated by z, both (batch, length, d_inner)."""
-        u, conv_state = self.conv1d(x, None if state is None else state.conv, reverse=reverse)
+        u, conv_state = self.conv1d(
+            x, None if state is None else state.conv, return_state=return_state, reverse=reverse
+        )
         delta, B, C = self._select(u)
         y, scan_state = selective_scan(
             u,

@@ -149,7 +149,7 @@ def _norm(work: Workload, backend: str, draw: Draw) -> Trial:
     )
 
 
-def _update(work: Workload, _backend: str, draw: Draw) -> Trial:
+def _update(work: Workload, backend: str, draw: Draw) -> Trial:
     batch, _, channels = work.shape
     state = draw.normal(batch, channels, work.state)
     u = draw.normal(batch, channels, dtype=work.dtype)
@@ -164,8 +164,9 @@ def _update(work: Workload, _backend: str, draw: Draw) -> Trial:
     @torch.no_grad()
     def call() -> tuple[Tensor, Tensor]:
         return selective_state_update(
-            state, u, delta, A, B, C, D=D, z=z, delta_bias=bias, delta_softplus=True
-        )
+            state, u, delta, A, B, C,
+            D=D, z=z, delta_bias=bias, delta_softplus=True, backend=backend,
+        )  # fmt: skip
 
     return Trial((state, u, delta, A, B, C, D, z, bias), call)
 
@@ -183,7 +184,7 @@ OPS: Final = {
     "scan": Op(_scan, BACKENDS, (FORWARD, BOTH), stateful=True),
     "conv": Op(_conv, FUSED_BACKENDS, (FORWARD, BOTH), stateful=False),
     "norm": Op(_norm, FUSED_BACKENDS, (FORWARD, BOTH), stateful=False),
-    "update": Op(_update, ("auto", "reference"), (FORWARD,), stateful=True),
+    "update": Op(_update, FUSED_BACKENDS, (FORWARD,), stateful=True),
 }
 
 
@@ -191,8 +192,6 @@ def resolve_backend(work: Workload, backend: str, device: torch.device) -> str:
     """Name the backend that `auto` stands for here; another name stays."""
     if backend != "auto":
         return backend
-    if work.op == "update":
-        return "reference"
     if work.op == "scan":
         return choose_scan_backend(backend, device, work.dtype).backend
     return choose_fused_backend(backend, device, work.dtype)

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 
 from dnamamba.errors import UsageError
 from dnamamba.kernels import causal_conv1d, causal_conv1d_update
+from tests.kernels.closeness import assert_close
 from tests.kernels.conv.cases import (
     BACKENDS,
     GPU,
-    assert_close,
     cast,
     draw,
     precise,

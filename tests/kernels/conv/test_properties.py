@@ -12,7 +12,8 @@ from torch import Tensor
 
 from dnamamba.kernels import causal_conv1d, causal_conv1d_update
 from dnamamba.kernels.conv.autograd import convolve, differentiate, update
-from tests.kernels.conv.cases import BACKENDS, GPU, assert_close, cast, draw, precise, results
+from tests.kernels.closeness import assert_close
+from tests.kernels.conv.cases import BACKENDS, GPU, cast, draw, precise, results
 
 pytestmark = pytest.mark.usefixtures("small_tiles")
 
@@ -196,20 +197,9 @@ def test_large_sums_stay_finite(backend: str) -> None:
     assert_close(found, exact)
 
 
-def test_every_element_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("poisoned")
+def test_every_element_is_written() -> None:
     """Freshly allocated buffers hold NaN; none may be left."""
-    empty, empty_like, new_empty = torch.empty, torch.empty_like, Tensor.new_empty
-
-    def poison(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def made(*args: Any, **kwargs: Any) -> Tensor:
-            tensor = make(*args, **kwargs)
-            return tensor.fill_(math.nan) if tensor.is_floating_point() else tensor
-
-        return made
-
-    monkeypatch.setattr(torch, "empty", poison(empty))
-    monkeypatch.setattr(torch, "empty_like", poison(empty_like))
-    monkeypatch.setattr(Tensor, "new_empty", poison(new_empty))
     for length, width in ((1, 4), (67, 4), (9, 1)):
         inputs = cast(draw(length, width, channels=11), torch.float32)
         found = results(inputs, "triton")

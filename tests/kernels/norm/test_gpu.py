@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from dnamamba.kernels import rms_norm
-from tests.kernels.norm.cases import assert_close, cast, draw, results
+from tests.kernels.closeness import assert_close
+from tests.kernels.norm.cases import cast, draw, results
 
 pytestmark = pytest.mark.gpu
 

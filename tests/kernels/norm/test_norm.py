@@ -1,7 +1,6 @@
 """RMSNorm against PyTorch's, the fused residual sum against the two in turn, by name."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +11,8 @@ from torch import Tensor
 from dnamamba.errors import UsageError
 from dnamamba.kernels import rms_norm
 from dnamamba.kernels.norm.autograd import differentiate, normalise
-from tests.kernels.norm.cases import BACKENDS, GPU, assert_close, cast, draw, results
+from tests.kernels.closeness import assert_close
+from tests.kernels.norm.cases import BACKENDS, GPU, cast, draw, results
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -163,15 +163,9 @@ def test_nan_stays_in_its_row(backend: str) -> None:
     assert torch.equal(found["dx"].isnan(), rows)
 
 
-def test_every_element_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("poisoned")
+def test_every_element_is_written() -> None:
     """Freshly allocated buffers hold NaN; none may be left."""
-    empty_like, new_empty = torch.empty_like, Tensor.new_empty
-
-    def poison(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        return lambda *args, **kwargs: make(*args, **kwargs).fill_(math.nan)
-
-    monkeypatch.setattr(torch, "empty_like", poison(empty_like))
-    monkeypatch.setattr(Tensor, "new_empty", poison(new_empty))
     for stream in (torch.float32, torch.bfloat16):
         found = results(cast(draw(67, 11), torch.bfloat16, stream), "triton")
         assert all(bool(tensor.isfinite().all()) for tensor in found.values())

@@ -1,12 +1,10 @@
 """Every backend against the sequential reference in fp64, values and gradients by name."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from dnamamba.errors import UsageError
 from dnamamba.kernels import selective_scan, selective_state_update
@@ -166,22 +164,9 @@ def test_nan_stays_where_it_can_reach(backend: str) -> None:
 
 @pytest.mark.parametrize("form", ["varying", "constant", 3])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_every_element_is_written(
-    backend: str, form: str | int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("poisoned")
+def test_every_element_is_written(backend: str, form: str | int) -> None:
     """Freshly allocated buffers hold NaN; none may be left."""
-    empty, empty_like, new_empty = torch.empty, torch.empty_like, Tensor.new_empty
-
-    def poison(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def made(*args: Any, **kwargs: Any) -> Tensor:
-            tensor = make(*args, **kwargs)
-            return tensor.fill_(math.nan) if tensor.is_floating_point() else tensor
-
-        return made
-
-    monkeypatch.setattr(torch, "empty", poison(empty))
-    monkeypatch.setattr(torch, "empty_like", poison(empty_like))
-    monkeypatch.setattr(Tensor, "new_empty", poison(new_empty))
     inputs = to(draw(101, channels=6, B=form, C=form), torch.float32)
     seq_idx = (torch.arange(101) // 40).expand(2, -1)
     for options in ({}, {"seq_idx": seq_idx, "reverse": True}):

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from dnamamba.errors import UsageError
-from dnamamba.models.mixers.mamba import BiMamba, Mamba, MambaState, SelectiveSSM
+from dnamamba.models.mixers.mamba import BiMamba, CausalConv1d, Mamba, MambaState, SelectiveSSM
 
 WIDTHS = {"d_model": 12, "d_state": 4, "d_conv": 4, "expand": 2, "dt_rank": 3}
 
@@ -107,6 +107,12 @@ def test_step_equals_forward(d_conv: int) -> None:
         step, state = mixer.step(x[:, t], state)
         torch.testing.assert_close(step, y[:, t])
     torch.testing.assert_close(tuple(state), tuple(last))
+
+
+def test_the_convolution_makes_a_state_only_if_asked() -> None:
+    conv, x = CausalConv1d(6, 4), torch.randn(2, 9, 6)
+    assert conv(x)[1] is None
+    assert torch.equal(conv(x, return_state=True)[1], x[:, -3:])
 
 
 def test_gradients_reach_the_state() -> None:
