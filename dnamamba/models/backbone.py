@@ -152,9 +152,8 @@ class Backbone(nn.Module):
         for layer, remembered in zip(self.layers, before, strict=True):
             x, residual, after = layer(x, residual, remembered, return_state=return_state)
             states.append(after)
-        return self.norm_f(x if residual is None else x + residual), tuple(
-            states
-        ) if return_state else None
+        x = x if residual is None else x + residual
+        return self.norm_f(x), tuple(states) if return_state else None
 
     def step(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
         """Read one id of each sequence, (batch,); returns (batch, d_model) and the next state."""
@@ -164,7 +163,8 @@ class Backbone(nn.Module):
         for layer, before in zip(self.layers, state, strict=True):
             x, residual, after = cast(Block, layer).step(x, residual, before)
             states.append(after)
-        return self.norm_f(x if residual is None else x + residual), tuple(states)
+        x = x if residual is None else x + residual
+        return self.norm_f(x), tuple(states)
 
     def initial_state(self, batch: int) -> State:
         """Return the state before the first base."""
