@@ -29,8 +29,8 @@ class Tiles(NamedTuple):
 
 FORWARD = {2: Tiles(4, 256, 64, 8, 4), 4: Tiles(4, 128, 64, 8, 4)}
 """By the bytes of an element of x: 16 bytes a thread."""
-BACKWARD = {2: Tiles(2, 256, 128, 8, 4), 4: Tiles(4, 128, 128, 4, 4)}
-"""8 and 16 bytes a thread: twice as many channels a thread would halve the warps that fit."""
+BACKWARD = {2: Tiles(2, 128, 128, 8, 4), 4: Tiles(4, 128, 128, 4, 4)}
+"""4 and 16 bytes a thread: more channels a thread leave room for fewer warps, and took longer."""
 PROGRAMS = 2048
 """As many fill any GPU: strips are not made shorter for more. It depends on nothing but the shape,
 so that every GPU adds the weight's gradient in the same order."""
