@@ -1,4 +1,4 @@
-"""The selective scan's Triton kernels: any number of states, any GPU that Triton knows.
+"""The selective scan's Triton kernels: any number of states, any NVIDIA GPU from Ampere on.
 
 Three phases, as in kernels/README.md. `span_ends` runs each span of the sequence from a zero
 state; `carry` takes the state over the spans; `replay` runs each span again from the right state

@@ -252,16 +252,19 @@ class Call:
                 CONSTANT_B=self.B.constant, CONSTANT_C=self.C.constant, **given,
                 **self._options(tiles),
             )  # fmt: skip
+        # Every other slot holds a chunk's part of dA by now.
+        initial = _last_slot(adjoints)
+        adjoints[:, -1] = 0
         return ScanGradients(
             u=du,
             delta=ddelta,
-            A=_sum_rows(torch.stack([_sum_rows(row[:-1]) for row in adjoints])).T.contiguous(),
+            A=_sum_rows(adjoints.flatten(0, 1)).T.contiguous(),
             B=_sum_parts(dB, inputs.B),
             C=_sum_parts(dC, inputs.C),
             D=None if dD is None else _sum_rows(dD),
             z=dz,
             delta_bias=None if dbias is None else _sum_rows(dbias),
-            initial_state=adjoints[:, -1].transpose(1, 2).contiguous(),
+            initial_state=initial,
         )
 
     def _fits_gluon(self, dy: Tensor) -> bool:
@@ -278,15 +281,16 @@ class Call:
         )
 
 
+def _last_slot(slots: Tensor) -> Tensor:
+    """Copy out the last slot, as (batch, channels, state)."""
+    return slots[:, -1].transpose(1, 2).clone(memory_format=torch.contiguous_format)
+
+
 def _sum_rows(parts: Tensor) -> Tensor:
     """Add up the first axis in two steps: in one, PyTorch takes much workspace."""
     whole = len(parts) - len(parts) % 64
-    total = parts[whole:].sum(0)
-    return (
-        total + parts[:whole].view(64, whole // 64, *parts.shape[1:]).sum(1).sum(0)
-        if whole
-        else total
-    )
+    runs = parts[:whole].view(64, whole // 64, *parts.shape[1:])
+    return runs.sum(1).sum(0) + parts[whole:].sum(0)
 
 
 def _sum_parts(parts: Tensor, like: Tensor) -> Tensor:
@@ -316,9 +320,7 @@ def forward(
         call.carry(states, sums, initial_state, call.spans, stride)
         y = torch.empty_like(inputs.u, memory_format=torch.contiguous_format)
         call.replay(states, y, chunk, stride)
-        last_state = states[:, -1].transpose(1, 2).contiguous()
-        if last_state.data_ptr() == states[:, -1].data_ptr():
-            last_state = last_state.clone()
+        last_state = _last_slot(states)
     return y, last_state, states if keep else call.new(0)
 
 

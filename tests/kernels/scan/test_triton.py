@@ -5,7 +5,6 @@ milliseconds, a few short lengths cut into chunks and spans as small as will do.
 """
 
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -134,21 +133,6 @@ def test_too_many_states_are_refused() -> None:
         inputs = place(inputs, torch.device("cuda"))
     with pytest.raises(UsageError, match="at most 256 states"):
         scan(inputs, backend="triton")
-
-
-@pytest.fixture
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make what is newly allocated NaN, so that what is never written shows."""
-
-    def poison(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def allocate_nan(*args: Any, **keywords: Any) -> Tensor:
-            made = allocate(*args, **keywords)
-            return made.fill_(float("nan")) if made.is_floating_point() else made
-
-        return allocate_nan
-
-    for name in ("empty", "empty_like"):
-        monkeypatch.setattr(torch, name, poison(getattr(torch, name)))
 
 
 @pytest.mark.gpu
