@@ -19,6 +19,7 @@ from dnamamba.kernels.scan.gluon_layout import (
     RUN,
     RUNS,
     STATES,
+    biased,
     earlier,
     get,
     get_weights,
@@ -30,6 +31,7 @@ from dnamamba.kernels.scan.gluon_layout import (
     split4,
     split8,
     sum_quarters,
+    sum_steps,
     total_weights,
     widen,
 )
@@ -79,8 +81,12 @@ def differentiate_kernel(
     SHARED3: gl.constexpr = gl.SwizzledSharedLayout(32 // WARPS, 1, WARPS, [2, 1, 0])
     SHARED: gl.constexpr = gl.SwizzledSharedLayout(32 // WARPS, 1, WARPS, [1, 0])
     RAW: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
+    VECTORS: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
+    # Rows of channels to be summed, and the matrices' rows: a thread has 8 steps, or 4 channels.
+    COLUMNS: gl.constexpr = gl.BlockedLayout([8, 1], [4, 8], [1, WARPS], [0, 1])
+    MATRIX: gl.constexpr = gl.BlockedLayout([1, 4], [128 // BLOCK, BLOCK // 4], [WARPS, 1], [1, 0])
     TURN_N: gl.constexpr = gl.BlockedLayout(
-        [TURNS, 1, 1], [1, WARPS, 32 // WARPS], [1, 1, WARPS], [0, 1, 2]
+        [4, 1, 1], [TURNS // 4, WARPS, 128 // BLOCK], [1, 1, WARPS], [0, 1, 2]
     )
     # A thread reads rows of 8 steps, 16 bytes at a time. Where that takes two reads, the swizzle
     # spreads 8 rows over the banks.
@@ -149,10 +155,14 @@ def differentiate_kernel(
     s_p = w_p._reinterpret(gl.float32, [TURNS, WARPS, N], FLAT)
     w_dA = gl.allocate_shared_memory(gl.float32, [TURNS, WARPS, N], FLAT3)
     s_dA = w_dA._reinterpret(gl.float32, [TURNS, WARPS, N], FLAT)
+    r_A = gl.allocate_shared_memory(gl.float32, [N, BLOCK], RAW)
+    r_h = gl.allocate_shared_memory(gl.float32, [N, BLOCK], RAW)
+    r_p = gl.allocate_shared_memory(gl.float32, [N, BLOCK], RAW)
 
     t = gl.arange(0, CHUNK, layout=gl.SliceLayout(1, ROWS))[:, None]
     lane = gl.arange(0, BLOCK, layout=gl.SliceLayout(0, ROWS))
-    states = gl.arange(0, N, layout=gl.SliceLayout(1, ROWS))[:, None]
+    states = gl.arange(0, N, layout=gl.SliceLayout(1, MATRIX))[:, None]
+    matrix_lane = gl.arange(0, BLOCK, layout=gl.SliceLayout(0, MATRIX))
     run = gl.arange(0, RUNS, layout=gl.SliceLayout(0, RUN_))[None, :][:, :, None]
 
     quarter = gl.arange(0, QUARTERS, layout=gl.SliceLayout(0, QUARTER_))[None, :][:, None, :]
@@ -184,6 +194,7 @@ def differentiate_kernel(
         no_earlier4 += cut_ahead + earlier(cut_ahead, 2)
         no_later4 += cut_back + later(cut_back, 2)
 
+    column = gl.arange(0, BLOCK, layout=gl.SliceLayout(0, COLUMNS))
     d = group * width + lane
     inside = t < count
     u_ptr = u_ptr + t * (u_time * sign)
@@ -193,6 +204,8 @@ def differentiate_kernel(
     r_u = gl.allocate_shared_memory(u_ptr.dtype.element_ty, [2, CHUNK, BLOCK], RAW)
     r_delta = gl.allocate_shared_memory(delta_ptr.dtype.element_ty, [2, CHUNK, BLOCK], RAW)
     r_dy = gl.allocate_shared_memory(dy_ptr.dtype.element_ty, [2, CHUNK, BLOCK], RAW)
+    r_bias = gl.allocate_shared_memory(bias_ptr.dtype.element_ty, [2, BLOCK], VECTORS)
+    r_D = gl.allocate_shared_memory(D_ptr.dtype.element_ty, [2, BLOCK], VECTORS)
     r_z = r_u
     if GATED:
         r_z = gl.allocate_shared_memory(z_ptr.dtype.element_ty, [2, CHUNK, BLOCK], RAW)
@@ -201,28 +214,26 @@ def differentiate_kernel(
     prefetch(r_dy.index(0), dy_ptr + d[None, :], inside)
     if GATED:
         prefetch(r_z.index(0), z_ptr + d[None, :], inside)
-    ampere.async_copy.commit_group()
-    matrix = states * channels + lane[None, :] + group * width
+    matrix = states * channels + matrix_lane[None, :] + group * width
     tile = states < state
-    A_raw = gl.load(A_ptr + matrix, mask=tile, other=0.0)
-    h_raw = gl.load(states_ptr + matrix, mask=tile, other=0.0)
-    p_raw = gl.load(adjoints_ptr + matrix, mask=tile, other=0.0)
-    bias = gl.zeros([BLOCK], gl.float32, gl.SliceLayout(0, ROWS))
-    D = gl.zeros([BLOCK], gl.float32, gl.SliceLayout(0, ROWS))
+    prefetch(r_A, A_ptr + matrix, tile)
+    prefetch(r_h, states_ptr + matrix, tile)
+    prefetch(r_p, adjoints_ptr + matrix, tile)
+    if BIASED:
+        prefetch(r_bias.index(0), bias_ptr + d)
+    if SKIP:
+        prefetch(r_D.index(0), D_ptr + d)
+    ampere.async_copy.commit_group()
 
     for block in range(width // BLOCK):
         stage = block % 2
         d = group * width + block * BLOCK + lane
-        if BIASED:
-            bias = gl.load(bias_ptr + d).to(gl.float32)
-        if SKIP:
-            D = gl.load(D_ptr + d).to(gl.float32)
-        put(w_A, A_raw * LOG2E, WARPS)
-        put(w_h, h_raw, WARPS)
-        put(w_p, p_raw, WARPS)
         ampere.async_copy.wait_group(0)
         tl.debug_barrier()
-        delta = widen(r_delta.index(stage).load(ROWS)) + bias[None, :]
+        put(w_A, r_A.load(MATRIX) * LOG2E, WARPS)
+        put(w_h, r_h.load(MATRIX), WARPS)
+        put(w_p, r_p.load(MATRIX), WARPS)
+        delta = biased(r_delta.index(stage), r_bias.index(stage), ROWS, BIASED)
         if SOFTPLUS:
             delta = softplus(delta)
         delta = gl.where(inside, delta, 0.0)
@@ -244,9 +255,13 @@ def differentiate_kernel(
             if GATED:
                 prefetch(r_z.index(1 - stage), z_ptr + ahead, inside)
             next_tile = matrix + (block + 1) * BLOCK
-            A_raw = gl.load(A_ptr + next_tile, mask=tile, other=0.0)
-            h_raw = gl.load(states_ptr + next_tile, mask=tile, other=0.0)
-            p_raw = gl.load(adjoints_ptr + next_tile, mask=tile, other=0.0)
+            prefetch(r_A, A_ptr + next_tile, tile)
+            prefetch(r_h, states_ptr + next_tile, tile)
+            prefetch(r_p, adjoints_ptr + next_tile, tile)
+            if BIASED:
+                prefetch(r_bias.index(1 - stage), bias_ptr + d + BLOCK)
+            if SKIP:
+                prefetch(r_D.index(1 - stage), D_ptr + d + BLOCK)
         ampere.async_copy.commit_group()
 
         for turn in range(TURNS):
@@ -334,25 +349,30 @@ def differentiate_kernel(
         dy = get(w_dy, TURN, ROWS)
         u = widen(r_u.index(stage).load(ROWS))
         u = gl.where(inside, u, 0.0)
+        du = dx * delta
+        if SKIP:
+            D = r_D.index(stage).load(gl.SliceLayout(0, ROWS)).to(gl.float32)
+            du += D[None, :] * dy
         at = out + t * (channels * sign) + d[None, :]
         if GATED:
             z = widen(r_z.index(stage).load(ROWS))
             gate = sigmoid(z)
-            y = get(w_y, TURN, ROWS) + D[None, :] * u
+            y = get(w_y, TURN, ROWS)
+            if SKIP:
+                y += D[None, :] * u
             dz = widen(r_dy.index(stage).load(ROWS)) * y * gate * (1.0 + z * (1.0 - gate))
             gl.store(dz_ptr + at, dz.to(dz_ptr.dtype.element_ty), mask=inside)
         ddelta = slope * LN2 + dx * u
         if SOFTPLUS:
-            ddelta *= sigmoid(widen(r_delta.index(stage).load(ROWS)) + bias[None, :])
-        du = dx * delta + D[None, :] * dy
+            ddelta *= sigmoid(biased(r_delta.index(stage), r_bias.index(stage), ROWS, BIASED))
         gl.store(du_ptr + at, du.to(du_ptr.dtype.element_ty), mask=inside)
         gl.store(ddelta_ptr + at, ddelta.to(ddelta_ptr.dtype.element_ty), mask=inside)
-        place = (batch * chunks + chunk) * channels + d
+        place = (batch * chunks + chunk) * channels + group * width + block * BLOCK + column
         if SKIP:
-            gl.store(dD_ptr + place, gl.sum(dy * u, 0))
+            gl.store(dD_ptr + place, sum_steps(dy * u, COLUMNS))
         if BIASED:
-            gl.store(dbias_ptr + place, gl.sum(gl.where(inside, ddelta, 0.0), 0))
-        gl.store(adjoints_ptr + matrix + block * BLOCK, get(w_dA, TURN_N, ROWS), mask=tile)
+            gl.store(dbias_ptr + place, sum_steps(gl.where(inside, ddelta, 0.0), COLUMNS))
+        gl.store(adjoints_ptr + matrix + block * BLOCK, get(w_dA, TURN_N, MATRIX), mask=tile)
 
     weight_at = (batch * length + first + t_ * sign) * groups + group
     gl.store(dB_ptr + weight_at * state + n_, total_weights(dB, BOTH_), mask=weight_mask)

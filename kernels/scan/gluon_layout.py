@@ -33,10 +33,10 @@ def later(x, RUNS_ON: gl.constexpr):
 
 
 @gluon.jit
-def across(x, QUARTER: gl.constexpr):
-    """Swap with the quarter whose number differs in the bit QUARTER."""
+def across(x, LANE: gl.constexpr):
+    """Swap with the thread whose number in the warp, 4 * run + quarter, differs in the bit LANE."""
     return gl.inline_asm_elementwise(
-        "shfl.sync.bfly.b32 $0, $1, $2, 31, -1;", "=f,f,n", [x, QUARTER],
+        "shfl.sync.bfly.b32 $0, $1, $2, 31, -1;", "=f,f,n", [x, LANE],
         dtype=gl.float32, is_pure=True, pack=1,
     )  # fmt: skip
 
@@ -107,7 +107,18 @@ def get(buffer, layout: gl.constexpr, target: gl.constexpr):
 
 
 @gluon.jit
-def prefetch(buffer, pointers, mask):
+def sum_steps(x, layout: gl.constexpr):
+    """Add up [CHUNK, channels] over the steps.
+
+    Half of the steps are in the same thread. Of the rest, `layout` gives a thread several and a
+    group of threads few, so that few shuffles are left.
+    """
+    half = gl.sum(x.reshape([2, x.shape[0] // 2, x.shape[1]]), 0)
+    return gl.sum(gl.convert_layout(half, layout), 0)
+
+
+@gluon.jit
+def prefetch(buffer, pointers, mask=None):
     """Start a copy from memory; what the mask leaves out becomes zero."""
     ampere.async_copy.async_copy_global_to_shared(buffer, pointers, mask)
 
@@ -122,6 +133,15 @@ def widen(x):
         )  # fmt: skip
     else:
         return x.to(gl.float32)
+
+
+@gluon.jit
+def biased(delta, bias, layout: gl.constexpr, BIASED: gl.constexpr):
+    """Read delta, [CHUNK, channels], and add the bias."""
+    x = widen(delta.load(layout))
+    if BIASED:
+        x += bias.load(gl.SliceLayout(0, layout)).to(gl.float32)[None, :]
+    return x
 
 
 @gluon.jit

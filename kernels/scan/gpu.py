@@ -27,38 +27,15 @@ from dnamamba.kernels.scan.gpu_math import (
 
 
 @triton.jit
-def ends_steps(
-    x_ptr, delta_ptr, z_ptr, weight_ptr, starts_ptr,
-    x_time, delta_time, z_time, weight_time, sign,
-    d, n, mask, states, count,
-    UNROLL: tl.constexpr, WHOLE: tl.constexpr, GATED: tl.constexpr, CONSTANT: tl.constexpr,
-    PACKED: tl.constexpr,
-):  # fmt: skip
-    """Load what `span_ends_kernel` needs of UNROLL steps: x, delta, z, weight and start of each."""
-    steps = ()
-    for i in tl.static_range(UNROLL):
-        live = i < count
-        step = (
-            row(x_ptr + i * x_time + d, mask & live, WHOLE),
-            row(delta_ptr + i * delta_time + d, mask & live, WHOLE),
-            row(z_ptr + i * z_time + d, mask & live, WHOLE) if GATED else 0.0,
-            0.0 if CONSTANT else row(weight_ptr + i * weight_time + n, states & live, WHOLE),
-            tl.load(starts_ptr + i * sign, mask=live, other=0) if PACKED else 0,
-        )
-        steps = steps + (step,)
-    return steps
-
-
-@triton.jit
 def span_ends_kernel(
     x_ptr, z_ptr, delta_ptr, weight_ptr, A_ptr, bias_ptr, starts_ptr, states_ptr, sums_ptr,
     x_batch, x_time, z_batch, z_time, delta_batch, delta_time,
     weight_batch, weight_time, weight_group,
     length, channels, groups, state, spans, span, slots, stride, programs_in_span,
-    STATE: tl.constexpr, BLOCK: tl.constexpr, SHARE: tl.constexpr, UNROLL: tl.constexpr,
-    WHOLE: tl.constexpr,
-    REVERSE: tl.constexpr, ADJOINT: tl.constexpr, CONSTANT: tl.constexpr, GATED: tl.constexpr,
-    BIASED: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr,
+    STATE: tl.constexpr, BLOCK: tl.constexpr, SHARE: tl.constexpr, STAGES: tl.constexpr,
+    UNROLL: tl.constexpr, WHOLE: tl.constexpr, REVERSE: tl.constexpr, ADJOINT: tl.constexpr,
+    CONSTANT: tl.constexpr, GATED: tl.constexpr, BIASED: tl.constexpr, SOFTPLUS: tl.constexpr,
+    PACKED: tl.constexpr,
 ):  # fmt: skip
     """Run a span from zero: its end state, and the sum of its deltas (infinite: nothing passes).
 
@@ -96,42 +73,29 @@ def span_ends_kernel(
 
     h = tl.zeros([STATE, BLOCK], tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
-    ahead = ends_steps(
-        x_ptr, delta_ptr, z_ptr, weight_ptr, starts_ptr,
-        x_time, delta_time, z_time, weight_time, sign,
-        d, n, mask, states, count, UNROLL, WHOLE, GATED and ADJOINT, CONSTANT, PACKED,
-    )  # fmt: skip
-    for done in range(0, count, UNROLL):
-        steps = ahead
-        left = count - done - UNROLL
-        jump = tl.where(left > 0, UNROLL, 0)
-        x_ptr += jump * x_time
-        z_ptr += jump * z_time
-        delta_ptr += jump * delta_time
-        weight_ptr += jump * weight_time
-        starts_ptr += jump * sign
-        ahead = ends_steps(
-            x_ptr, delta_ptr, z_ptr, weight_ptr, starts_ptr,
-            x_time, delta_time, z_time, weight_time, sign,
-            d, n, mask, states, left, UNROLL, WHOLE, GATED and ADJOINT, CONSTANT, PACKED,
-        )  # fmt: skip
-        for i in tl.static_range(UNROLL):
-            live = done + i < count
-            x, raw, z, weight, start = steps[i]
-            x = x.to(tl.float32)
-            delta = step_size(raw, bias, live, WHOLE, SOFTPLUS)
-            weight = constant if CONSTANT else weight.to(tl.float32)[:, None]
-            a = decay(delta, A, start, PACKED)
-            if ADJOINT:
-                if GATED:
-                    z = z.to(tl.float32)
-                    x *= z * sigmoid(z)
-                h = a * (h + x[None, :] * weight)
-            else:
-                h = a * h + (delta * x)[None, :] * weight
-            total += delta
-            if PACKED:
-                total = tl.where(start != 0, float("inf"), total)
+    start_next = 0
+    if PACKED:
+        start_next = tl.load(starts_ptr)
+    for t in tl.range(0, count, num_stages=STAGES, loop_unroll_factor=UNROLL):
+        x = row(x_ptr + t * x_time + d, mask, WHOLE).to(tl.float32)
+        delta = step_size(row(delta_ptr + t * delta_time + d, mask, WHOLE), bias, SOFTPLUS)
+        weight = constant
+        if not CONSTANT:
+            weight = row(weight_ptr + t * weight_time + n, states, WHOLE).to(tl.float32)[:, None]
+        start = start_next
+        if PACKED:
+            start_next = tl.load(starts_ptr + tl.minimum(t + 1, count - 1) * sign)
+        a = decay(delta, A, start, PACKED)
+        if ADJOINT:
+            if GATED:
+                z = row(z_ptr + t * z_time + d, mask, WHOLE).to(tl.float32)
+                x *= z * sigmoid(z)
+            h = a * (h + x[None, :] * weight)
+        else:
+            h = a * h + (delta * x)[None, :] * weight
+        total += delta
+        if PACKED:
+            total = tl.where(start != 0, float("inf"), total)
 
     tl.store(sums_ptr + (batch * spans + index) * channels + d, total, mask=mask)
     slot = (spans - 1 - index if ADJOINT else index) + 1
@@ -212,35 +176,12 @@ def carry_kernel(
 
 
 @triton.jit
-def replay_steps(
-    u_ptr, delta_ptr, z_ptr, B_ptr, C_ptr, starts_ptr,
-    u_time, delta_time, z_time, B_time, C_time, sign, d, n, mask, states, count,
-    UNROLL: tl.constexpr, WHOLE: tl.constexpr, GATED: tl.constexpr, CONSTANT_B: tl.constexpr,
-    CONSTANT_C: tl.constexpr, PACKED: tl.constexpr,
-):  # fmt: skip
-    """Load what `replay_kernel` needs of UNROLL steps: u, delta, z, B, C and start of each."""
-    steps = ()
-    for i in tl.static_range(UNROLL):
-        live = i < count
-        step = (
-            row(u_ptr + i * u_time + d, mask & live, WHOLE),
-            row(delta_ptr + i * delta_time + d, mask & live, WHOLE),
-            row(z_ptr + i * z_time + d, mask & live, WHOLE) if GATED else 0.0,
-            0.0 if CONSTANT_B else row(B_ptr + i * B_time + n, states & live, WHOLE),
-            0.0 if CONSTANT_C else row(C_ptr + i * C_time + n, states & live, WHOLE),
-            tl.load(starts_ptr + i * sign, mask=live, other=0) if PACKED else 0,
-        )
-        steps = steps + (step,)
-    return steps
-
-
-@triton.jit
 def replay_kernel(
     u_ptr, z_ptr, delta_ptr, B_ptr, C_ptr, A_ptr, D_ptr, bias_ptr, starts_ptr, states_ptr, y_ptr,
     u_batch, u_time, z_batch, z_time, delta_batch, delta_time,
     B_batch, B_time, B_group, C_batch, C_time, C_group,
     length, channels, groups, state, span, slots, stride, programs_in_span, chunk_steps,
-    STATE: tl.constexpr, BLOCK: tl.constexpr, SHARE: tl.constexpr, UNROLL: tl.constexpr,
+    STATE: tl.constexpr, BLOCK: tl.constexpr, SHARE: tl.constexpr, STAGES: tl.constexpr,
     WHOLE: tl.constexpr, REVERSE: tl.constexpr, CONSTANT_B: tl.constexpr,
     CONSTANT_C: tl.constexpr, SKIP: tl.constexpr, GATED: tl.constexpr, BIASED: tl.constexpr,
     SOFTPLUS: tl.constexpr, PACKED: tl.constexpr,
@@ -263,8 +204,7 @@ def replay_kernel(
 
     first = index * span
     count = tl.minimum(span, length - first).to(tl.int32)
-    slot = index * stride
-    states_ptr += (batch * slots + slot) * channels * state
+    states_ptr += (batch * slots + index * stride) * channels * state
     inside = n[:, None] * channels + d[None, :]
     sign = -1 if REVERSE else 1
     if REVERSE:
@@ -276,6 +216,7 @@ def replay_kernel(
     C_ptr += batch * C_batch + first * C_time + group * C_group
     starts_ptr += batch * length + first
     y_ptr += (batch * length + first) * channels
+    y_time = channels.to(tl.int64) * sign
     u_time *= sign
     z_time *= sign
     delta_time *= sign
@@ -283,47 +224,56 @@ def replay_kernel(
     C_time *= sign
 
     h = tl.load(states_ptr + inside, mask=tile, other=0.0)
-    ahead = replay_steps(
-        u_ptr, delta_ptr, z_ptr, B_ptr, C_ptr, starts_ptr,
-        u_time, delta_time, z_time, B_time, C_time, sign, d, n, mask, states, count,
-        UNROLL, WHOLE, GATED, CONSTANT_B, CONSTANT_C, PACKED,
-    )  # fmt: skip
-    for chunk in range(0, count, chunk_steps):
-        for done in range(chunk, tl.minimum(chunk + chunk_steps, count), UNROLL):
-            steps = ahead
-            left = count - done - UNROLL
-            jump = tl.where(left > 0, UNROLL, 0)
-            u_ptr += jump * u_time
-            z_ptr += jump * z_time
-            delta_ptr += jump * delta_time
-            B_ptr += jump * B_time
-            C_ptr += jump * C_time
-            starts_ptr += jump * sign
-            ahead = replay_steps(
-                u_ptr, delta_ptr, z_ptr, B_ptr, C_ptr, starts_ptr,
-                u_time, delta_time, z_time, B_time, C_time, sign, d, n, mask, states, left,
-                UNROLL, WHOLE, GATED, CONSTANT_B, CONSTANT_C, PACKED,
-            )  # fmt: skip
-            for i in tl.static_range(UNROLL):
-                live = done + i < count
-                u, raw, z, B, C, start = steps[i]
-                u = u.to(tl.float32)
-                delta = step_size(raw, bias, live, WHOLE, SOFTPLUS)
-                B = constant_B if CONSTANT_B else B.to(tl.float32)[:, None]
-                C = constant_C if CONSTANT_C else C.to(tl.float32)[:, None]
-                h = decay(delta, A, start, PACKED) * h + (delta * u)[None, :] * B
-                y = tl.sum(h * C, 0)
-                if SKIP:
-                    y += D * u
-                if GATED:
-                    z = z.to(tl.float32)
-                    y *= z * sigmoid(z)
-                if WHOLE:
-                    tl.store(y_ptr + d, y)
-                else:
-                    tl.store(y_ptr + d, y, mask=mask & live)
-                y_ptr += channels * sign
-        slot += 1
-        states_ptr += channels * state
-        if (chunk + chunk_steps < count) | (index * span + count == length):
+    to_keep = chunk_steps
+    start_next = 0
+    if PACKED:
+        start_next = tl.load(starts_ptr)
+    for t in tl.range(0, count, num_stages=STAGES):
+        u = row(u_ptr + t * u_time + d, mask, WHOLE).to(tl.float32)
+        delta = step_size(row(delta_ptr + t * delta_time + d, mask, WHOLE), bias, SOFTPLUS)
+        B = constant_B
+        if not CONSTANT_B:
+            B = row(B_ptr + t * B_time + n, states, WHOLE).to(tl.float32)[:, None]
+        C = constant_C
+        if not CONSTANT_C:
+            C = row(C_ptr + t * C_time + n, states, WHOLE).to(tl.float32)[:, None]
+        start = start_next
+        if PACKED:
+            start_next = tl.load(starts_ptr + tl.minimum(t + 1, count - 1) * sign)
+        h = decay(delta, A, start, PACKED) * h + (delta * u)[None, :] * B
+        y = tl.sum(h * C, 0)
+        if SKIP:
+            y += D * u
+        if GATED:
+            z = row(z_ptr + t * z_time + d, mask, WHOLE).to(tl.float32)
+            y *= z * sigmoid(z)
+        if WHOLE:
+            tl.store(y_ptr + t * y_time + d, y)
+        else:
+            tl.store(y_ptr + t * y_time + d, y, mask=mask)
+        to_keep -= 1
+        if (to_keep == 0) & (t + 1 < count):
+            to_keep = chunk_steps
+            states_ptr += channels * state
             tl.store(states_ptr + inside, h, mask=tile)
+    if index * span + count == length:
+        tl.store(states_ptr + channels * state + inside, h, mask=tile)
+
+
+@triton.jit
+def sum_parts_kernel(
+    parts_ptr, out_ptr, batches, batch_stride, rows, columns, channels,
+    BLOCK: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Add up what each chunk of each sequence gave; (state, channels) becomes (channels, state)."""
+    column = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = column < columns
+    total = tl.zeros([ROWS, BLOCK], tl.float32)
+    for batch in range(batches):
+        start = parts_ptr + batch * batch_stride + column[None, :]
+        for first in tl.range(0, rows, ROWS, num_stages=4):
+            row = first + tl.arange(0, ROWS).to(tl.int64)[:, None]
+            total += tl.load(start + row * columns, mask=(row < rows) & mask[None, :], other=0.0)
+    state = columns // channels
+    place = column % channels * state + column // channels
+    tl.store(out_ptr + place, tl.sum(total, 0), mask=mask)

@@ -88,7 +88,7 @@ def differentiate_kernel(
             tl.store(scratch_ptr + i * (STATE * BLOCK), h)
             u = row(at_u + t * u_time, mask, False).to(tl.float32)
             raw = row(at_delta + t * delta_time, mask, False)
-            delta = step_size(raw, bias, True, True, SOFTPLUS)
+            delta = step_size(raw, bias, SOFTPLUS)
             start = 0
             if PACKED:
                 start = tl.load(at_start + t)
@@ -106,7 +106,7 @@ def differentiate_kernel(
             t = first + i * sign
             u = row(at_u + t * u_time, mask, False).to(tl.float32)
             raw = row(at_delta + t * delta_time, mask, False)
-            delta = step_size(raw, bias, True, True, SOFTPLUS)
+            delta = step_size(raw, bias, SOFTPLUS)
             dy = row(at_dy + t * dy_time, mask, False).to(tl.float32)
             start = 0
             if PACKED:

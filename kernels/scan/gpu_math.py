@@ -66,15 +66,12 @@ def row(pointers, mask, WHOLE: tl.constexpr):
 
 
 @triton.jit
-def step_size(raw, bias, live, WHOLE: tl.constexpr, SOFTPLUS: tl.constexpr):
-    """Return delta from what stands in memory: 0, which changes nothing, where not `live`."""
+def step_size(raw, bias, SOFTPLUS: tl.constexpr):
+    """Return delta from what stands in memory."""
     delta = raw.to(tl.float32) + bias
     if SOFTPLUS:
         delta = softplus(delta)
-    if WHOLE:
-        return delta
-    else:
-        return tl.where(live, delta, 0.0)
+    return delta
 
 
 @triton.jit

@@ -55,7 +55,7 @@ def _update(
     C = tl.load(C_ptr + batch * C_row + group * C_group + n, n < states, other=0.0).to(tl.float32)
     state = tl.load(state_ptr + row, tile, other=0.0).to(tl.float32)
     bias = vector(bias_ptr, d, live, bias_ptr is not None)
-    delta = step_size(raw, bias, live, False, SOFTPLUS)
+    delta = step_size(raw, bias, SOFTPLUS)
     state = exp2(delta[:, None] * (A * LOG2E)) * state + (delta * u)[:, None] * B[None, :]
     tl.store(new_ptr + row, state, tile)
     y = tl.sum(state * C[None, :], 1) + vector(D_ptr, d, live, D_ptr is not None) * u

@@ -24,16 +24,24 @@ SPAN = 256
 """Steps of a span where the GPU needs as many programs as there can be."""
 PROGRAMS = 2048
 """Programs that fill a GPU: with as many blocks of channels, the sequence stays in one span."""
+IN_FLIGHT = 2**20
+"""Elements that `gpu.carry_kernel` takes at a time, to keep the memory busy."""
 SCRATCH = 2**26
 """Elements that `gpu_backward` may keep of the states between."""
 
 
 class Tiles(NamedTuple):
-    """How a kernel is cut: channels and warps of a program, and steps written out in its loop."""
+    """How a kernel is cut and compiled.
+
+    Channels and warps of a program, steps loaded ahead, steps written out in a turn of the loop,
+    and the registers that a thread may have.
+    """
 
     channels: int
     warps: int
+    stages: int = 1
     unroll: int = 1
+    registers: int | None = None
 
     @property
     def share(self) -> int:
@@ -42,13 +50,17 @@ class Tiles(NamedTuple):
 
 
 TILES = {
-    "ends": Tiles(128, 1, 4),
-    "replay": Tiles(128, 1, 1),
-    "differentiate": Tiles(64, 1),
+    "ends": Tiles(128, 2, stages=4, registers=128),
+    "adjoint": Tiles(128, 2, stages=3, unroll=4, registers=128),
+    "replay": Tiles(256, 2, stages=4),
+    "gradients": Tiles(16, 2),
+    "plain gradients": Tiles(64, 1),
 }
-"""For up to 16 states, measured on an H200."""
-WARPS, TURNS = 2, 8
-"""Warps of a program of `gluon.differentiate_kernel`, and channels of a warp between two loads."""
+"""For up to 16 states, measured on an H200; `tuning.tune_selective_scan` measures again.
+
+`gradients` are `gluon`'s, whose channels are those between two loads; `plain gradients` are
+`gpu_backward`'s.
+"""
 
 
 def tiles_for(phase: str, state: int, width: int) -> Tiles:
@@ -63,10 +75,11 @@ def tiles_for(phase: str, state: int, width: int) -> Tiles:
     width
         Channels of a group.
     """
-    tiles = TILES[phase]
     if state <= 16:
-        return tiles._replace(channels=min(tiles.channels, max(32, triton.next_power_of_2(width))))
-    return Tiles(32, max(1, state * 32 // (512 if phase == "differentiate" else 1024)))
+        tiles = TILES[phase]
+        channels = min(tiles.channels, max(32, triton.next_power_of_2(width)))
+        return tiles._replace(channels=channels, warps=min(tiles.warps, channels // 32))
+    return Tiles(32, max(1, state * 32 // (512 if phase == "plain gradients" else 1024)), 3)
 
 
 @functools.cache
@@ -139,7 +152,6 @@ class Call:
         tiles = tiles_for(phase, self.padded, self.width)
         blocks = -(-self.width // tiles.channels)
         whole = self.width % tiles.channels == 0 and self.state == self.padded
-        whole &= self.length % tiles.unroll == 0
         return tiles, self.batch * self.groups * blocks, whole
 
     def _options(self, tiles: Tiles) -> dict[str, Any]:
@@ -148,6 +160,7 @@ class Call:
             "BLOCK": tiles.channels,
             "SHARE": tiles.share,
             "num_warps": tiles.warps,
+            "maxnreg": tiles.registers,
             **self.flags,
         }
 
@@ -157,8 +170,8 @@ class Call:
 
     def ends(self, states: Tensor, sums: Tensor, dy: Tensor | None, span: int, stride: int) -> None:
         """Run every span from zero; with dy, its adjoint."""
-        tiles, programs, whole = self._cut("ends")
         adjoint, spans = dy is not None, sums.shape[1]
+        tiles, programs, whole = self._cut("adjoint" if adjoint else "ends")
         x = self.u if dy is None else dy
         weight = self.B if dy is None else self.C
         # The forward's replay gives the state after the last span; the adjoint has no replay.
@@ -170,17 +183,20 @@ class Call:
             *x.stride()[:2], *self.z.stride()[:2], *self.delta.stride()[:2], *weight.strides,
             self.length, self.channels, self.groups, self.state, spans, span,
             states.shape[1], stride, programs,
-            UNROLL=tiles.unroll, WHOLE=whole, ADJOINT=adjoint, CONSTANT=weight.constant,
-            GATED=adjoint and self.inputs.z is not None, **self._options(tiles),
+            STAGES=tiles.stages, UNROLL=tiles.unroll, WHOLE=whole, ADJOINT=adjoint,
+            CONSTANT=weight.constant, GATED=adjoint and self.inputs.z is not None,
+            **self._options(tiles),
         )  # fmt: skip
 
     def carry(
         self, states: Tensor, sums: Tensor, initial: Tensor | None, carried: int, stride: int
     ) -> None:
         """Take the state over the first `carried` spans' slots, `stride` apart."""
-        rows = min(256, max(8, triton.next_power_of_2(carried)))
-        block = 32 if rows > 16 else 128
         columns = self.channels * self.state
+        # As many runs as keep enough loads under way, and no more: each costs a step at its end.
+        rows = min(256, triton.next_power_of_2(max(2, IN_FLIGHT // (self.batch * columns))))
+        rows = max(2, min(rows, triton.next_power_of_2(carried)))
+        block = 32 if rows > 16 else 128
         gpu.carry_kernel[(self.batch * -(-columns // block),)](
             states, sums, self.A,
             self.A if initial is None else initial.transpose(1, 2).contiguous(),
@@ -199,15 +215,15 @@ class Call:
             *self.B.strides, *self.C.strides,
             self.length, self.channels, self.groups, self.state, self.span,
             states.shape[1], stride, programs, chunk,
-            UNROLL=tiles.unroll, WHOLE=whole, CONSTANT_B=self.B.constant,
+            STAGES=tiles.stages, WHOLE=whole, CONSTANT_B=self.B.constant,
             CONSTANT_C=self.C.constant, SKIP=self.inputs.D is not None,
             GATED=self.inputs.z is not None, **self._options(tiles),
         )  # fmt: skip
 
     def differentiate(self, states: Tensor, adjoints: Tensor, dy: Tensor) -> ScanGradients:
         """Give every gradient, from the states and the adjoints at the chunks' ends."""
-        gluon = _gluon() if self._fits_gluon(dy) else None
-        tiles, programs, _ = self._cut("differentiate")
+        gluon = _gluon() if self.fits_gluon(dy) else None
+        tiles, programs, _ = self._cut("plain gradients")
         inputs, chunks = self.inputs, states.shape[1] - 1
         blocks = 1 if gluon is not None else -(-self.width // tiles.channels)
 
@@ -216,13 +232,13 @@ class Call:
 
         def weight(tensor: Tensor) -> Tensor:
             if tensor.dim() == 2:
-                return self.new(self.batch * chunks, self.state, self.channels)
+                return self.new(self.batch, chunks, self.state, self.channels)
             # In one part there is nothing to add up, and so nothing to keep wide.
             dtype = torch.float32 if blocks > 1 else tensor.dtype
             return self.new(blocks, *tensor.shape, dtype=dtype)
 
         def vector(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else self.new(self.batch * chunks, self.channels)
+            return None if tensor is None else self.new(self.batch, chunks, 1, self.channels)
 
         du, ddelta = like(inputs.u), like(inputs.delta)
         dz = None if inputs.z is None else like(inputs.z)
@@ -240,9 +256,10 @@ class Call:
         )  # fmt: skip
         given = {"SKIP": dD is not None, "GATED": dz is not None}
         if gluon is not None:
+            block, warps = TILES["gradients"][:2]
             gluon.differentiate_kernel[(chunks * self.batch * self.groups,)](
-                *pointers, *sizes, self.width, WARPS=WARPS, TURNS=TURNS, **given, **self.flags,
-                num_warps=WARPS,
+                *pointers, *sizes, self.width, WARPS=warps, TURNS=block // warps, **given,
+                **self.flags, num_warps=warps,
             )  # fmt: skip
         else:
             held = CHUNK * self.padded * tiles.channels
@@ -252,22 +269,37 @@ class Call:
                 CONSTANT_B=self.B.constant, CONSTANT_C=self.C.constant, **given,
                 **self._options(tiles),
             )  # fmt: skip
-        # Every other slot holds a chunk's part of dA by now.
-        initial = _last_slot(adjoints)
-        adjoints[:, -1] = 0
         return ScanGradients(
             u=du,
             delta=ddelta,
-            A=_sum_rows(adjoints.flatten(0, 1)).T.contiguous(),
-            B=_sum_parts(dB, inputs.B),
-            C=_sum_parts(dC, inputs.C),
-            D=None if dD is None else _sum_rows(dD),
+            # Every slot but the last holds a chunk's part of dA by now.
+            A=self.sum_chunks(adjoints[:, :-1]),
+            B=self.sum_weight(dB, inputs.B),
+            C=self.sum_weight(dC, inputs.C),
+            D=None if dD is None else self.sum_chunks(dD)[:, 0],
             z=dz,
-            delta_bias=None if dbias is None else _sum_rows(dbias),
-            initial_state=initial,
+            delta_bias=None if dbias is None else self.sum_chunks(dbias)[:, 0],
+            initial_state=_last_slot(adjoints),
         )
 
-    def _fits_gluon(self, dy: Tensor) -> bool:
+    def sum_chunks(self, parts: Tensor) -> Tensor:
+        """Add up (batch, chunks, state, channels), contiguous within a batch: (channels, state)."""
+        batch, chunks, state, channels = parts.shape
+        total = self.new(channels, state)
+        block = 32 if state * channels >= 2**12 else 8
+        gpu.sum_parts_kernel[(-(-state * channels // block),)](
+            parts, total, batch, parts.stride(0), chunks, state * channels, channels,
+            BLOCK=block, ROWS=min(8192 // block, triton.next_power_of_2(chunks)), num_warps=8,
+        )  # fmt: skip
+        return total
+
+    def sum_weight(self, parts: Tensor, like: Tensor) -> Tensor:
+        """Add up the parts of dB or dC: over chunks if constant, else over blocks of channels."""
+        if like.dim() == 2:
+            return self.sum_chunks(parts)
+        return parts[0] if len(parts) == 1 else parts.sum(0)
+
+    def fits_gluon(self, dy: Tensor) -> bool:
         """Tell whether rows can be copied 16 channels at a time, and the states fit a warp."""
         rows = (self.u, self.delta, self.z, dy)
         strides = [stride for row in rows for stride in row.stride()[:2]]
@@ -277,27 +309,14 @@ class Call:
             and not (self.B.constant or self.C.constant)
             and self.B.tensor.dtype == self.C.tensor.dtype
             and all(size % 16 == 0 for size in (self.width, *strides))
-            and all(row.data_ptr() % 16 == 0 for row in rows)
+            and self.width % TILES["gradients"].channels == 0
+            and all(t.data_ptr() % 16 == 0 for t in (*rows, self.A, self.D, self.bias))
         )
 
 
 def _last_slot(slots: Tensor) -> Tensor:
     """Copy out the last slot, as (batch, channels, state)."""
     return slots[:, -1].transpose(1, 2).clone(memory_format=torch.contiguous_format)
-
-
-def _sum_rows(parts: Tensor) -> Tensor:
-    """Add up the first axis in two steps: in one, PyTorch takes much workspace."""
-    whole = len(parts) - len(parts) % 64
-    runs = parts[:whole].view(64, whole // 64, *parts.shape[1:])
-    return runs.sum(1).sum(0) + parts[whole:].sum(0)
-
-
-def _sum_parts(parts: Tensor, like: Tensor) -> Tensor:
-    """Add up the parts of dB or dC: over the chunks if constant, else over blocks of channels."""
-    if like.dim() == 2:
-        return _sum_rows(parts).T.contiguous()
-    return parts[0] if len(parts) == 1 else parts.sum(0)
 
 
 def saved_shape(inputs: ScanInputs) -> tuple[int, ...]:

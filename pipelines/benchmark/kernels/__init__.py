@@ -68,6 +68,11 @@ def read_shape(text: str) -> Shape:
     help="Add mamba_ssm, causal_conv1d, causal attention and a scan step by step.",
 )
 @click.option(
+    "--tune",
+    is_flag=True,
+    help="Measure first how the scan's Triton kernels are best cut, at each shape: a minute each.",
+)
+@click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
     default=2.0,
@@ -84,6 +89,7 @@ def command(
     dtype: str | None,
     backends: tuple[str, ...],
     with_peers: bool,
+    tune: bool,
     seconds: float,
     device: str,
     threads: int,
@@ -105,6 +111,7 @@ def command(
         dtype=None if dtype is None else DTYPES[dtype],
         backends=backends,
         with_peers=with_peers,
+        tune=tune,
         device=where,
         seconds=seconds,
     )

@@ -73,6 +73,7 @@ def benchmark_kernels(
     dtype: torch.dtype | None,
     backends: Sequence[str],
     with_peers: bool,
+    tune: bool = False,
     device: torch.device,
     seconds: float,
 ) -> Iterator[tuple[Cell, ...]]:
@@ -94,6 +95,8 @@ def benchmark_kernels(
     with_peers
         Whether to add other packages' scan and convolution, causal attention and a scan that takes
         one step at a time.
+    tune
+        Whether to measure first how the scan's Triton kernels are best cut at each shape.
     device
         Where to measure.
     seconds
@@ -123,6 +126,8 @@ def benchmark_kernels(
         )
         for work in works:
             for contender in _paths(work, backends, device):
+                if tune and (op, contender.path) == ("scan", "triton"):
+                    _tune(work, device)
                 yield from _rows(contender, timer, machine)
         if with_peers:
             yield from _peer_rows(op, works, timer, machine)
@@ -146,6 +151,18 @@ def _paths(work: Workload, backends: Sequence[str], device: torch.device) -> Ite
     wanted = [backend for backend in backends if backend in op.backends]
     for path in dict.fromkeys(resolve_backend(work, backend, device) for backend in wanted):
         yield Contender(path, work, partial(op.prepare, work, path), op.passes, note)
+
+
+def _tune(work: Workload, device: torch.device) -> None:
+    """Measure how the scan is best cut at a shape, and say what it gave."""
+    # Triton is imported only where it is used.
+    from dnamamba.kernels.scan.tuning import tune_selective_scan
+
+    found = tune_selective_scan(*work.shape, work.state, dtype=work.dtype, device=device)
+    for phase, times in found.items():
+        for tiles, milliseconds in sorted(times.items(), key=lambda item: item[1]):
+            logger.info("%s: %.3f ms with %s", phase, milliseconds, tiles)
+    _release(device)
 
 
 def _peer_rows(

@@ -145,7 +145,7 @@ def test_on_a_gpu(cuda: torch.device, capsys: Capture) -> None:
     assert cli.run([*arguments.split(), "--device", str(cuda)]) == 0
     found = [row for row in table(capsys.readouterr().out) if row["time_ms"]]
     fused = [row for row in found if row["path"] == "triton"]
-    assert {row["op"] for row in fused} == {"scan", "conv", "norm"}
+    assert {row["op"] for row in fused} == {"scan", "update", "conv", "norm"}
     assert {row["floor_of"] for row in fused if row["op"] == "scan"} == {"exponentials"}
     assert {row["dtype"] for row in found} == {"bf16"}
     outputs = {"forward": 1, "forward+backward": 2}
