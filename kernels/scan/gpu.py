@@ -77,18 +77,18 @@ def span_ends_kernel(
     if PACKED:
         start_next = tl.load(starts_ptr)
     for t in tl.range(0, count, num_stages=STAGES, loop_unroll_factor=UNROLL):
-        x = row(x_ptr + t * x_time + d, mask, WHOLE).to(tl.float32)
-        delta = step_size(row(delta_ptr + t * delta_time + d, mask, WHOLE), bias, SOFTPLUS)
+        x = row(x_ptr + d, mask, WHOLE).to(tl.float32)
+        delta = step_size(row(delta_ptr + d, mask, WHOLE), bias, SOFTPLUS)
         weight = constant
         if not CONSTANT:
-            weight = row(weight_ptr + t * weight_time + n, states, WHOLE).to(tl.float32)[:, None]
+            weight = row(weight_ptr + n, states, WHOLE).to(tl.float32)[:, None]
         start = start_next
         if PACKED:
             start_next = tl.load(starts_ptr + tl.minimum(t + 1, count - 1) * sign)
         a = decay(delta, A, start, PACKED)
         if ADJOINT:
             if GATED:
-                z = row(z_ptr + t * z_time + d, mask, WHOLE).to(tl.float32)
+                z = row(z_ptr + d, mask, WHOLE).to(tl.float32)
                 x *= z * sigmoid(z)
             h = a * (h + x[None, :] * weight)
         else:
@@ -96,6 +96,10 @@ def span_ends_kernel(
         total += delta
         if PACKED:
             total = tl.where(start != 0, float("inf"), total)
+        x_ptr += x_time
+        z_ptr += z_time
+        delta_ptr += delta_time
+        weight_ptr += weight_time
 
     tl.store(sums_ptr + (batch * spans + index) * channels + d, total, mask=mask)
     slot = (spans - 1 - index if ADJOINT else index) + 1
@@ -216,7 +220,7 @@ def replay_kernel(
     C_ptr += batch * C_batch + first * C_time + group * C_group
     starts_ptr += batch * length + first
     y_ptr += (batch * length + first) * channels
-    y_time = channels.to(tl.int64) * sign
+    y_time = tl.cast(channels, tl.int64) * sign
     u_time *= sign
     z_time *= sign
     delta_time *= sign
@@ -229,14 +233,14 @@ def replay_kernel(
     if PACKED:
         start_next = tl.load(starts_ptr)
     for t in tl.range(0, count, num_stages=STAGES):
-        u = row(u_ptr + t * u_time + d, mask, WHOLE).to(tl.float32)
-        delta = step_size(row(delta_ptr + t * delta_time + d, mask, WHOLE), bias, SOFTPLUS)
+        u = row(u_ptr + d, mask, WHOLE).to(tl.float32)
+        delta = step_size(row(delta_ptr + d, mask, WHOLE), bias, SOFTPLUS)
         B = constant_B
         if not CONSTANT_B:
-            B = row(B_ptr + t * B_time + n, states, WHOLE).to(tl.float32)[:, None]
+            B = row(B_ptr + n, states, WHOLE).to(tl.float32)[:, None]
         C = constant_C
         if not CONSTANT_C:
-            C = row(C_ptr + t * C_time + n, states, WHOLE).to(tl.float32)[:, None]
+            C = row(C_ptr + n, states, WHOLE).to(tl.float32)[:, None]
         start = start_next
         if PACKED:
             start_next = tl.load(starts_ptr + tl.minimum(t + 1, count - 1) * sign)
@@ -245,12 +249,18 @@ def replay_kernel(
         if SKIP:
             y += D * u
         if GATED:
-            z = row(z_ptr + t * z_time + d, mask, WHOLE).to(tl.float32)
+            z = row(z_ptr + d, mask, WHOLE).to(tl.float32)
             y *= z * sigmoid(z)
         if WHOLE:
-            tl.store(y_ptr + t * y_time + d, y)
+            tl.store(y_ptr + d, y)
         else:
-            tl.store(y_ptr + t * y_time + d, y, mask=mask)
+            tl.store(y_ptr + d, y, mask=mask)
+        u_ptr += u_time
+        z_ptr += z_time
+        delta_ptr += delta_time
+        B_ptr += B_time
+        C_ptr += C_time
+        y_ptr += y_time
         to_keep -= 1
         if (to_keep == 0) & (t + 1 < count):
             to_keep = chunk_steps

@@ -302,14 +302,16 @@ class Call:
     def fits_gluon(self, dy: Tensor) -> bool:
         """Tell whether rows can be copied 16 channels at a time, and the states fit a warp."""
         rows = (self.u, self.delta, self.z, dy)
-        strides = [stride for row in rows for stride in row.stride()[:2]]
+        batches, steps = zip(*(row.stride()[:2] for row in rows), strict=True)
         return (
             CHUNK == 64
             and self.state <= 16
             and not (self.B.constant or self.C.constant)
             and self.B.tensor.dtype == self.C.tensor.dtype
-            and all(size % 16 == 0 for size in (self.width, *strides))
             and self.width % TILES["gradients"].channels == 0
+            and all(size % 16 == 0 for size in (self.width, *batches, *steps))
+            # Offsets inside a chunk are 32 bits wide.
+            and CHUNK * max(*steps, self.B.strides[1], self.C.strides[1]) < 2**31
             and all(t.data_ptr() % 16 == 0 for t in (*rows, self.A, self.D, self.bias))
         )
 
