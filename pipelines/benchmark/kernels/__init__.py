@@ -99,8 +99,9 @@ def command(
     A row is one op (scan, conv, norm, update) at one shape, forward or forward and backward. The
     floor is the slower of two: moving every input and output once at the speed of a large copy,
     measured in the same run, and on a GPU the scan's exponentials at 16 a clock and
-    multiprocessor. Times are medians; first_s is the first call, with compilation; peak_gib is
-    what was allocated beyond the inputs, on a GPU.
+    multiprocessor. Times are medians, on a GPU by its own clock; launch_ms is what Python takes to
+    queue the same work, which a GPU that is kept busy does not wait for; first_s is the first call,
+    with compilation; peak_gib is what was allocated beyond the inputs, on a GPU.
     """
     where = options.resolve_device(device)
     torch.set_num_threads(threads)

@@ -33,6 +33,7 @@ COLUMNS: Final = (
     "dtype",
     "pass",
     "time_ms",
+    "launch_ms",
     "gb_per_second",
     "floor_ms",
     "floor_of",
@@ -225,6 +226,8 @@ def _figures(figure: Figure, least: Floor | None) -> dict[str, Cell]:
         "time_ms": _rounded(figure.seconds * 1e3),
         "first_s": _rounded(figure.first),
     }
+    if figure.launch is not None:
+        cells["launch_ms"] = _rounded(figure.launch * 1e3)
     if figure.peak is not None:
         cells["peak_gib"] = _rounded(figure.peak / 2**30)
     if least is not None:

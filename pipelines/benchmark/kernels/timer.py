@@ -1,5 +1,6 @@
 """Seconds and memory of a call: on a GPU by its own clock, with nothing of it in the L2 cache."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -11,6 +12,8 @@ import torch
 
 FLUSH_BYTES: Final = 256 * 2**20
 """Written before every run on a GPU: more than any L2 cache holds."""
+MOST_FLUSHES: Final = 64
+"""Of what a run waits for, so that a call that only launches is not waited for too long."""
 FEWEST: Final = 3
 MOST: Final = 100
 
@@ -23,6 +26,8 @@ class Figure:
     ----------
     seconds
         The median run.
+    launch
+        Seconds that Python takes to queue a run on a GPU; None on a device that has no queue.
     first
         Seconds of the first call, compilation included.
     peak
@@ -30,6 +35,7 @@ class Figure:
     """
 
     seconds: float
+    launch: float | None
     first: float
     peak: int | None
 
@@ -54,15 +60,21 @@ class Timer:
         self._flushed = torch.empty(size, dtype=torch.uint8, device=device)
 
     def measure(self, call: Callable[[], object]) -> Figure:
-        """Take the median of many runs; the first two are the first call and the peak's."""
+        """Take the median of many runs; the ones before are for the first call, peak and launch."""
         with self._current():
             first = self.once(call)
             before = self._restart_peak()
             second = self.once(call)
             peak = torch.cuda.max_memory_allocated(self.device) - before if self._cuda else None
             runs = min(max(int(self._seconds / second), FEWEST), MOST)
-            times = self._runs(call, 1 if second > self._seconds else runs)
-        return Figure(statistics.median(times), first, peak)
+            runs = 1 if second > self._seconds else runs
+            if self._cuda:
+                launch = self._launch(call)
+                times = self._queued(call, runs, launch)
+            else:
+                launch = None
+                times = [self.once(call) for _ in range(runs)]
+        return Figure(statistics.median(times), launch, first, peak)
 
     def once(self, call: Callable[[], object]) -> float:
         """Run a call, and return the seconds until the device is done with it."""
@@ -72,17 +84,33 @@ class Timer:
         self._wait()
         return time.perf_counter() - begin
 
-    def _runs(self, call: Callable[[], object], runs: int) -> list[float]:
-        """Time several runs.
+    def _launch(self, call: Callable[[], object]) -> float:
+        """Return the seconds that Python takes to queue a call, on a GPU with nothing to do."""
+        seconds = []
+        for _ in range(FEWEST):
+            self._wait()
+            begin = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - begin)
+        return statistics.median(seconds)
 
-        On a GPU they are queued one behind the other, so that it need not wait for Python; where a
-        run takes less than its launches do, the launches are what is measured.
+    def _queued(self, call: Callable[[], object], runs: int, launch: float) -> list[float]:
+        """Time several runs by the GPU's clock.
+
+        Before each the cache is written over, as often as it takes Python to queue the run: so the
+        GPU does not wait for Python within it, as it does not in a model's queue.
         """
-        if not self._cuda:
-            return [self.once(call) for _ in range(runs)]
+        begin, end = _mark(), _mark()
+        begin.record()
+        self._flushed.zero_()
+        end.record()
+        self._wait()
+        flush = begin.elapsed_time(end) / 1e3
+        flushes = min(1 + math.ceil(1.5 * launch / flush), MOST_FLUSHES)
         marks = [(_mark(), _mark()) for _ in range(runs)]
         for begin, end in marks:
-            self._flushed.zero_()
+            for _ in range(flushes):
+                self._flushed.zero_()
             begin.record()
             call()
             end.record()

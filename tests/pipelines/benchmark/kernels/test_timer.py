@@ -1,6 +1,7 @@
 """The median of runs within a budget."""
 
 import itertools
+import time
 
 import pytest
 import torch
@@ -22,7 +23,8 @@ def test_as_many_runs_as_the_budget_holds(
     calls: list[None] = []
     figure = Timer(torch.device("cpu"), seconds).measure(lambda: calls.append(None))
     assert len(calls) == 2 + runs
-    assert (figure.first, figure.seconds, figure.peak) == (1.0, 1.0, None)
+    assert (figure.first, figure.seconds) == (1.0, 1.0)
+    assert (figure.launch, figure.peak) == (None, None)
 
 
 def test_the_median_leaves_the_warm_up_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,3 +42,20 @@ def test_a_gpu_is_waited_for_and_its_memory_counted(cuda: torch.device) -> None:
     assert figure.seconds > 2 * 4096**3 / 1e15
     assert figure.peak is not None
     assert figure.peak >= matrix.nbytes
+    assert figure.launch is not None
+    assert figure.launch < figure.seconds
+
+
+@pytest.mark.gpu
+def test_the_gpu_does_not_wait_for_python(cuda: torch.device) -> None:
+    """A slow launch is told apart from what is launched."""
+    vector = torch.zeros(1024, device=cuda)
+
+    def call() -> None:
+        time.sleep(1e-3)
+        vector.zero_()
+
+    figure = Timer(cuda, 0.05).measure(call)
+    assert figure.launch is not None
+    assert figure.launch > 1e-3
+    assert figure.seconds < 5e-4
