@@ -19,14 +19,16 @@ KERNELS = {
     "scan.gpu.span_ends_kernel",
     "scan.gpu.carry_kernel",
     "scan.gpu.replay_kernel",
+    "scan.gpu.sum_parts_kernel",
     "scan.gpu_backward.differentiate_kernel",
     "scan.gluon.differentiate_kernel",
     "scan.gpu_update._update",
 }
 USUAL = ("scan", "update", "convolution", "normalisation")
 """Cases in bf16 at the sizes that kernels are tuned for, where registers should do."""
-STACK = {"scan.gluon.differentiate_kernel": 256}
-"""Bytes that a thread may spill there, where that is not none."""
+STACK = {"scan.gluon.differentiate_kernel": 128, "scan.gpu.span_ends_kernel": 64}
+"""Bytes that a thread may spill there, where that is not none: the first holds as much as a thread
+can, the second is faster with more warps."""
 
 
 @pytest.mark.slow
