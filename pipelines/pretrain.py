@@ -206,6 +206,12 @@ def _count(name: str, text: str) -> Callable[[Function], Function]:
 )
 @click.option("--lr", type=float, metavar="RATE", help="Peak learning rate.  [default: 0.008]")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), help="[default: auto]")
+@click.option(
+    "--recompute",
+    type=click.Choice(["auto", "none", "scan", "block"]),
+    help="What the backward makes again to save memory: nothing, all but scans, or whole blocks.  "
+    "[default: auto]",
+)
 @click.option("--backend", type=click.Choice(BACKENDS), help="How scans run.  [default: auto]")
 @click.option("--contigs", type=Names(), help="Contigs to use: names and globs, with commas.")
 @click.option("--holdout", type=Names(), help="Contigs to hold out, with commas.")

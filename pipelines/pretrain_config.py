@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import torch
 
@@ -16,6 +16,7 @@ from dnamamba.evaluation.language import Objective
 from dnamamba.kernels.dispatch import BACKENDS
 from dnamamba.log import logger
 from dnamamba.models.backbone import Symmetry
+from dnamamba.models.block import Recompute
 from dnamamba.models.heads import LanguageModel
 from dnamamba.models.presets import preset, preset_name
 from dnamamba.pipelines.resume import require_same_settings
@@ -58,6 +59,9 @@ class PretrainConfig:
         Train on both strands.
     precision
         fp32, bf16, or auto: bf16 on a GPU.
+    recompute
+        What the backward makes again to save memory: nothing, all but scans, whole blocks; or auto:
+        on a GPU as little as memory allows, elsewhere all but scans.
     backend
         How scans run.
     validate_every, checkpoint_every
@@ -85,6 +89,7 @@ class PretrainConfig:
     soft_mask_weight: float = 1.0
     reverse_complement: bool = True
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    recompute: Literal["auto", "none", "scan", "block"] = "auto"
     backend: str = "auto"
     validate_every: int | None = None
     checkpoint_every: int | None = None
@@ -94,7 +99,7 @@ class PretrainConfig:
 
 
 MAY_CHANGE: Final = frozenset(
-    {"micro_batch", "backend", "validate_every", "checkpoint_every", "split"}
+    {"micro_batch", "recompute", "backend", "validate_every", "checkpoint_every", "split"}
 )
 """Settings that a resume may change: they decide where and when, not what is learnt. The path of
 `split` is one of them, because its checksum is among those of the inputs."""
@@ -211,14 +216,14 @@ def choose_steps(
     held_out: HeldOutWindows,
     device: torch.device,
 ) -> PretrainConfig:
-    """Choose micro-batch and steps, by trying and timing a real batch where nobody said.
+    """Choose what nobody said of micro-batch, recompute and steps, by trying a real batch.
 
     Parameters
     ----------
     config
         With sizes chosen.
     model
-        Lies on `device`; its weights are not changed.
+        Lies on `device`; its weights are not changed, its `recompute` is set.
     windows, held_out
         What it will be trained on, and scored on.
     device
@@ -227,13 +232,26 @@ def choose_steps(
     length, batch = windows.length, config.batch or 1
     micro_batch = min(config.micro_batch or plan.micro_batch(device, length), batch)
     steps = config.steps or (steps_for(config.tokens, batch, length) if config.tokens else None)
-    on_trial = config.micro_batch is None and device.type == "cuda"
+    ways: tuple[Recompute, ...] = get_args(Recompute)
+    if config.recompute != "auto":
+        ways = (config.recompute,)
+    elif device.type != "cuda":
+        ways = ("scan",)  # costs next to nothing there, and memory is not tried
+    model.recompute = recompute = ways[0]
+    on_trial = device.type == "cuda" and (config.micro_batch is None or len(ways) > 1)
     if steps is None or on_trial:
         objective = build_objective(model, config, config.soft_mask_weight)
         autocast = autocast_to(config.precision, device)
         codes = torch.stack([windows[0, index] for index in range(micro_batch)]).to(device)
         if on_trial:
-            micro_batch = plan.largest_micro_batch(model, objective, codes, autocast)
+            micro_batch, recompute = plan.fit_memory(
+                model,
+                objective,
+                codes,
+                autocast,
+                recompute=ways,
+                whole=config.micro_batch is not None,
+            )
         if steps is None:
             seconds = seconds_per_step(
                 model, objective, codes[:micro_batch], batch=batch, autocast=autocast
@@ -242,6 +260,7 @@ def choose_steps(
     return dataclasses.replace(
         config,
         micro_batch=micro_batch,
+        recompute=recompute,
         steps=steps,
         tokens=None,
         validate_every=config.validate_every

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from dnamamba.alphabet import Codes
 from dnamamba.evaluation.intervals import Interval, block_bootstrap
+from dnamamba.models.heads import cross_entropy
 
 Autocast = Callable[[], AbstractContextManager[None]]
 """Makes the context that a forward pass runs in."""
@@ -50,29 +50,6 @@ class Objective(Protocol):
 
     def __call__(self, codes: Tensor, step: int, first: int) -> Batch:
         """Ask about (batch, length) uint8 codes: windows `first`, `first` + 1, ... of `step`."""
-
-
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Negative log-likelihood of each target in nats, computed in fp32.
-
-    Eight ids make 64 bytes a position, a hundredth of what the model keeps for its backward pass:
-    there is no need to go by chunks.
-
-    Parameters
-    ----------
-    logits
-        (batch, length, vocabulary), any floating dtype.
-    targets
-        (batch, length) int64 ids.
-
-    Returns
-    -------
-    (batch, length) float32.
-    """
-    flat = functional.cross_entropy(
-        logits.float().flatten(0, 1), targets.flatten(), reduction="none"
-    )
-    return flat.view_as(targets)
 
 
 @dataclass(frozen=True)

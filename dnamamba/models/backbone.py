@@ -145,6 +145,13 @@ class Backbone(nn.Module):
         -------
         Normed hidden states (batch, length, d_model), and the state after them if asked for.
         """
+        stream, after = self.stream(ids, state, return_state=return_state)
+        return self.norm_f(stream), after
+
+    def stream(
+        self, ids: Tensor, state: State | None = None, *, return_state: bool = False
+    ) -> tuple[Tensor, State | None]:
+        """Do what `forward` does, but for the final norm: the residual stream after all blocks."""
         x = self._embed(ids)
         residual: Tensor | None = None
         states = []
@@ -153,7 +160,7 @@ class Backbone(nn.Module):
             x, residual, after = layer(x, residual, remembered, return_state=return_state)
             states.append(after)
         x = x if residual is None else x + residual
-        return self.norm_f(x), tuple(states) if return_state else None
+        return x, tuple(states) if return_state else None
 
     def step(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
         """Read one id of each sequence, (batch,); returns (batch, d_model) and the next state."""

@@ -1,12 +1,23 @@
-"""The pre-norm residual block that every mixer lives in."""
+"""The pre-norm residual block that every mixer lives in, and what it keeps for its backward.
 
-from typing import Any, cast
+A block's activations take some fifteen times the memory of its input. With recompute "scan" it
+keeps its input and what the scan gives, and makes all else again in the backward; with "block" its
+input alone. The input is kept in the type that matrices are multiplied in: bf16 under autocast. The
+residual stream stays fp32.
+"""
+
+import functools
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from dnamamba.kernels import rms_norm
 from dnamamba.models.mixers import Mixer
+
+Recompute = Literal["none", "scan", "block"]
+"""What is made again in the backward: nothing, all but scans, or whole blocks."""
 
 
 class RMSNorm(nn.Module):
@@ -47,6 +58,7 @@ class Block(nn.Module):
 
     def __init__(self, mixer: nn.Module, d_model: int, norm_eps: float) -> None:
         super().__init__()
+        self.recompute: Recompute = "none"
         self.norm = RMSNorm(d_model, norm_eps)
         self.mixer = mixer
 
@@ -75,9 +87,26 @@ class Block(nn.Module):
         -------
         The mixer's output, the residual that it is still to be added to, and the state or None.
         """
-        normed, residual = self._norm(x, residual)
-        y, state = self.mixer(normed, state, return_state=return_state)
+        if self.recompute == "none" or not torch.is_grad_enabled():
+            normed, residual = self._norm(x, residual)
+            y, state = self.mixer(normed, state, return_state=return_state)
+            return y, residual, state
+        residual = x if residual is None else x + residual
+        y, state = checkpoint(
+            self._norm_and_mix,
+            residual.to(_multiplied_in(self.norm.weight)),
+            state,
+            return_state,
+            use_reentrant=False,
+            preserve_rng_state=False,
+            **_context(self.recompute),
+        )
         return y, residual, state
+
+    def _norm_and_mix(self, stream: Tensor, state: Any, return_state: bool) -> tuple[Tensor, Any]:
+        normed = rms_norm(stream, self.norm.weight, self.norm.eps)
+        y, state = self.mixer(normed, state, return_state=return_state)
+        return y, state
 
     def step(self, x: Tensor, residual: Tensor | None, state: Any) -> tuple[Tensor, Tensor, Any]:
         """Do the same for one position, (batch, d_model)."""
@@ -88,3 +117,17 @@ class Block(nn.Module):
     def _norm(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
         """Norm x + residual, and return the sum too."""
         return (self.norm(x), x) if residual is None else self.norm(x, residual)
+
+
+def _multiplied_in(weight: Tensor) -> torch.dtype:
+    """Return the type in which a product with a weight is computed here."""
+    kind = weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+
+
+def _context(recompute: Recompute) -> dict[str, Any]:
+    """Give what `checkpoint` is told about the ops whose results are kept."""
+    if recompute == "block":
+        return {}
+    kept = [torch.ops.dnamamba.selective_scan.default]
+    return {"context_fn": functools.partial(create_selective_checkpoint_contexts, kept)}

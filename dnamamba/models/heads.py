@@ -7,17 +7,23 @@ a masked model. The logits of a next-base model stay those of the given strand, 
 strand has seen the base to predict; average the likelihoods of whole sequences instead.
 """
 
-from typing import Literal, overload
+from typing import Final, Literal, get_args, overload
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from dnamamba.alphabet import BASE, N
 from dnamamba.errors import UsageError
 from dnamamba.kernels.dispatch import BACKENDS
 from dnamamba.models.backbone import Backbone, ModelConfig, State
+from dnamamba.models.block import Block, Recompute
 from dnamamba.models.mixers.mamba import SelectiveSSM
 from dnamamba.models.symmetry import both_strands, complement_map, part_strands
+
+SCORED: Final = 2**16
+"""Positions whose logits `LanguageModel.nats` holds at a time."""
 
 
 class LanguageModel(nn.Module):
@@ -44,6 +50,7 @@ class LanguageModel(nn.Module):
         complement = complement_map(config.ids, config.vocab_size)
         self.register_buffer("complement", complement, persistent=False)
         self._backend = "auto"
+        self._recompute: Recompute = "none"
 
     @property
     def backend(self) -> str:
@@ -58,6 +65,20 @@ class LanguageModel(nn.Module):
         for module in self.modules():
             if isinstance(module, SelectiveSSM):
                 module.backend = name
+
+    @property
+    def recompute(self) -> Recompute:
+        """What the backward makes again instead of keeping it; no part of the model's identity."""
+        return self._recompute
+
+    @recompute.setter
+    def recompute(self, what: Recompute) -> None:
+        if what not in get_args(Recompute):
+            raise UsageError(f"recompute: {what!r} is not one of {', '.join(get_args(Recompute))}")
+        self._recompute = what
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.recompute = what
 
     @property
     def parameters_count(self) -> int:
@@ -138,9 +159,54 @@ class LanguageModel(nn.Module):
         if not self._predicts_from_both:
             hidden, after = self.backbone(ids, state, return_state=return_state)
             return (self._predict(hidden), after) if return_state else self._predict(hidden)
-        here, there = self._read_both(ids)
-        logits = self._predict(here) + self._predict(there)[..., self.complement]
-        return logits / 2 if self._averages else logits
+        return self._logits(*self._read_both(ids))
+
+    def nats(
+        self,
+        ids: Tensor,
+        targets: Tensor,
+        state: State | None = None,
+        *,
+        return_state: bool = False,
+    ) -> tuple[Tensor, State | None]:
+        """Score targets, without the logits of the whole sequence at any one time.
+
+        The final norm, the head and the cross entropy run over `SCORED` positions at a time, and
+        again in the backward: what is kept is the residual stream.
+
+        Parameters
+        ----------
+        ids, state, return_state
+            As in `forward`; errors too.
+        targets
+            (batch, length) int64, what the logits of `forward` should predict.
+
+        Returns
+        -------
+        Minus the log-likelihood of each target in nats, (batch, length) float32, and the state
+        after the last id if asked for.
+        """
+        if state is not None or return_state:
+            self._require_one_way(self._predicts_from_both)
+        both = self._predicts_from_both
+        read = both_strands(ids, self.complement) if both else ids
+        stream, after = self.backbone.stream(read, state, return_state=return_state)
+        streams = part_strands(stream) if both else (stream,)
+        positions = max(1, SCORED // len(ids))
+        parts = zip(
+            zip(*(torch.split(stream, positions, 1) for stream in streams), strict=True),
+            torch.split(targets, positions, 1),
+            strict=True,
+        )
+        nats = [
+            checkpoint(self._score, part, asked, use_reentrant=False, preserve_rng_state=False)
+            for part, asked in parts
+        ]
+        return torch.cat(nats, 1), after
+
+    def _score(self, streams: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+        logits = self._logits(*(self.backbone.norm_f(stream) for stream in streams))
+        return cross_entropy(logits, targets)
 
     def initial_state(self, batch: int) -> State:
         """Return the state before the first base, for `batch` sequences; errors as in `step`."""
@@ -182,8 +248,36 @@ class LanguageModel(nn.Module):
         hidden, _ = self.backbone(both_strands(ids, self.complement))
         return part_strands(hidden)
 
+    def _logits(self, here: Tensor, there: Tensor | None = None) -> Tensor:
+        """Predict from the normed hidden states of one strand, or of both."""
+        logits = self._predict(here)
+        if there is None:
+            return logits
+        logits = logits + self._predict(there)[..., self.complement]
+        return logits / 2 if self._averages else logits
+
     def _predict(self, hidden: Tensor) -> Tensor:
         """Apply the head in the weight's precision: it is small, and its rounding shows in bits."""
         with torch.autocast(hidden.device.type, enabled=False):
             logits: Tensor = self.lm_head(hidden.to(self.lm_head.weight.dtype))
         return logits
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Negative log-likelihood of each target in nats, computed in fp32.
+
+    Parameters
+    ----------
+    logits
+        (batch, length, vocabulary), any floating dtype.
+    targets
+        (batch, length) int64 ids.
+
+    Returns
+    -------
+    (batch, length) float32.
+    """
+    flat = functional.cross_entropy(
+        logits.float().flatten(0, 1), targets.flatten(), reduction="none"
+    )
+    return flat.view_as(targets)

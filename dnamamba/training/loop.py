@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from dnamamba.errors import DnamambaError
-from dnamamba.evaluation.language import Autocast, Objective, cross_entropy
+from dnamamba.evaluation.language import Autocast, Objective
+from dnamamba.models.heads import LanguageModel
 from dnamamba.training.optimizer import OptimizerConfig
 from dnamamba.training.schedule import learning_rate
 
@@ -120,7 +121,7 @@ def stop_on_signal() -> Iterator[StopRequest]:
 
 
 def train_step(
-    model: nn.Module,
+    model: LanguageModel,
     optimizer: torch.optim.Optimizer,
     objective: Objective,
     codes: Tensor,
@@ -148,7 +149,7 @@ def train_step(
 
 
 def accumulate_gradients(
-    model: nn.Module,
+    model: LanguageModel,
     objective: Objective,
     codes: Tensor,
     step: int,
@@ -169,15 +170,15 @@ def accumulate_gradients(
     parts = (torch.split(tensor, micro_batch) for tensor in batch)
     for inputs, targets, weights in zip(*parts, strict=True):
         with autocast():
-            logits = model(inputs)
-        loss = (cross_entropy(logits, targets) * weights).sum()
+            scored, _ = model.nats(inputs, targets)
+        loss = (scored * weights).sum()
         (loss * share).backward()
         nats += loss.detach()
     return nats, weight
 
 
 def fit(
-    model: nn.Module,
+    model: LanguageModel,
     optimizer: torch.optim.Optimizer,
     objective: Objective,
     batches: Iterable[Tensor],
@@ -277,7 +278,7 @@ def autocast_to(precision: str, device: torch.device) -> Autocast:
 
 
 def seconds_per_step(
-    model: nn.Module,
+    model: LanguageModel,
     objective: Objective,
     codes: Tensor,
     *,

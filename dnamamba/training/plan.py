@@ -1,15 +1,17 @@
 """How large a run is where nobody said: what this machine can do in ten minutes."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dnamamba.errors import DnamambaError
 from dnamamba.evaluation.language import Autocast, Objective
+from dnamamba.models.block import Recompute
+from dnamamba.models.heads import LanguageModel
 from dnamamba.training.loop import accumulate_gradients
 
 SECONDS: Final = 480.0
@@ -66,28 +68,54 @@ def micro_batch(device: torch.device, length: int) -> int:
     return max(1, sizes_for(device).pass_bases // length)
 
 
-def largest_micro_batch(
-    model: nn.Module, objective: Objective, codes: Tensor, autocast: Autocast
-) -> int:
-    """Return how many of the windows `codes` one pass can hold: all, or a half, a quarter ...
+def fit_memory(
+    model: LanguageModel,
+    objective: Objective,
+    codes: Tensor,
+    autocast: Autocast,
+    *,
+    recompute: Sequence[Recompute],
+    whole: bool = False,
+) -> tuple[int, Recompute]:
+    """Find how many of the windows `codes` one pass can hold, and with how much made again.
+
+    Fewer windows a pass cost nothing where windows are long, and so are tried first: all, a half, a
+    quarter ... of them, and only for a single one the more thrifty ways.
+
+    Parameters
+    ----------
+    model
+        Is left with the `recompute` that was found.
+    codes
+        (windows, length) uint8 on the model's device.
+    recompute
+        Ways to try, in this order.
+    whole
+        Whether a pass has to hold all windows.
 
     Raises
     ------
     DnamambaError
-        Where the memory cannot hold one window.
+        Where the memory cannot hold it.
     """
     windows = len(codes)
-    while not _fits(model, objective, codes[:windows], autocast):
-        if windows == 1:
-            raise DnamambaError(
-                f"a window of {codes.shape[1]:,} bases does not fit into the memory of "
-                f"{codes.device}: choose a smaller --length or --preset"
-            )
-        windows //= 2
-    return windows
+    halved = [windows >> power for power in range(windows.bit_length())]
+    sizes = [windows] if whole else halved
+    trials = [(size, recompute[0]) for size in sizes]
+    trials += [(sizes[-1], way) for way in recompute[1:]]
+    for size, way in trials:
+        model.recompute = way
+        if _fits(model, objective, codes[:size], autocast):
+            return size, way
+    smaller = "--micro-batch, --length" if sizes[-1] > 1 else "--length"
+    thrifty = "" if recompute[-1] == "block" else ", or --recompute block"
+    raise DnamambaError(
+        f"{sizes[-1]} x {codes.shape[1]:,} bases do not fit into the memory of {codes.device}: "
+        f"choose a smaller {smaller} or --preset{thrifty}"
+    )
 
 
-def _fits(model: nn.Module, objective: Objective, codes: Tensor, autocast: Autocast) -> bool:
+def _fits(model: LanguageModel, objective: Objective, codes: Tensor, autocast: Autocast) -> bool:
     """Try a forward and backward pass."""
     try:
         accumulate_gradients(model, objective, codes, 0, micro_batch=len(codes), autocast=autocast)

@@ -9,7 +9,6 @@ from dnamamba.alphabet import encode
 from dnamamba.evaluation.language import (
     Score,
     batches,
-    cross_entropy,
     score_baseline,
     score_model,
 )
@@ -69,15 +68,6 @@ def test_the_batch_changes_nothing_of_a_masked_score() -> None:
     np.testing.assert_array_equal(one.bases, three.bases)
     np.testing.assert_allclose(one.bits, three.bits, rtol=1e-6)
     assert 0 < one.bases.sum() < 300
-
-
-def test_cross_entropy_is_fp32_for_bf16_logits() -> None:
-    logits = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
-    targets = torch.randint(0, 8, (2, 5), generator=torch.Generator().manual_seed(0))
-    nats = cross_entropy(logits, targets)
-    assert nats.dtype == torch.float32
-    expected = -logits.double().log_softmax(-1).gather(-1, targets[..., None])[..., 0]
-    torch.testing.assert_close(nats.double(), expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["next", "masked"])

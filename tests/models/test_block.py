@@ -1,8 +1,11 @@
+from typing import Any
+
 import pytest
 import torch
 
-from dnamamba.models.block import Block, RMSNorm
-from dnamamba.models.mixers.mamba import Mamba
+from dnamamba.kernels.scan.segments import Segmented
+from dnamamba.models.block import Block, Recompute, RMSNorm
+from dnamamba.models.mixers.mamba import Mamba, MambaState
 
 
 def build() -> Block:
@@ -69,3 +72,74 @@ def test_step_equals_forward() -> None:
         step, after, state = block.step(x[:, t], residual[:, t], state)
         torch.testing.assert_close((step, after), (y[:, t], total[:, t]))
     torch.testing.assert_close(tuple(state), tuple(last))
+
+
+@pytest.mark.parametrize("recompute", ["scan", "block"])
+@pytest.mark.parametrize("carried", [False, True], ids=["start", "carried"])
+def test_recomputing_changes_no_gradient(recompute: Recompute, carried: bool) -> None:
+    """Through the output, the residual, the state carried in and the state handed on."""
+    found = []
+    choices: tuple[Recompute, ...] = ("none", recompute)
+    for chosen in choices:
+        block = build().double()
+        block.recompute = chosen
+        x, residual, conv, scan = (
+            torch.randn(
+                shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+            ).requires_grad_()
+            for shape in ((2, 9, 8), (2, 9, 8), (2, 3, 16), (2, 16, 4))
+        )
+        state = MambaState(conv, scan) if carried else None
+        y, total, after = block(x, residual, state, return_state=True)
+        loss = y.sin().sum() + total.cos().sum() + after.conv.sum() + after.scan.sin().sum()
+        inputs = [x, residual, *block.parameters(), *((conv, scan) if carried else ())]
+        found.append([y, total, *after, *torch.autograd.grad(loss, inputs)])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("recompute", "scans", "projections"), [("none", 1, 1), ("scan", 1, 2), ("block", 2, 2)]
+)
+def test_what_is_made_again(
+    recompute: Recompute, scans: int, projections: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = {"scans": 0, "projections": 0}
+    block = build()
+    block.recompute = recompute
+    forward = Segmented.forward
+
+    def scan(*arguments: Any) -> Any:
+        counted["scans"] += 1
+        return forward(*arguments)
+
+    def project(*_: Any) -> None:
+        counted["projections"] += 1
+
+    monkeypatch.setattr(Segmented, "forward", scan)
+    block.mixer.in_proj.register_forward_hook(project)
+    y, _, _ = block(torch.randn(1, 9, 8))
+    y.sum().backward()
+    assert counted == {"scans": scans, "projections": projections}
+
+
+def test_what_is_kept_is_no_wider_than_what_is_multiplied() -> None:
+    """And the residual stream goes on in fp32."""
+    block = build()
+    block.recompute = "block"
+    seen = []
+    block.mixer.in_proj.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    x, residual = torch.randn(2, 1, 6, 8).unbind()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _, total, _ = block(x, residual)
+    block(x, residual)
+    assert seen == [torch.bfloat16, torch.float32]
+    assert torch.equal(total, x + residual)
+
+
+def test_nothing_is_made_again_without_gradients() -> None:
+    block = build()
+    x = torch.randn(1, 6, 8)
+    with torch.no_grad():
+        wanted = block(x)
+        block.recompute = "block"
+        torch.testing.assert_close(block(x), wanted, rtol=0, atol=0)

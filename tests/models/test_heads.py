@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dnamamba.alphabet import encode
 from dnamamba.errors import UsageError
+from dnamamba.models import heads
 from dnamamba.models.backbone import ModelConfig
 from dnamamba.models.heads import LanguageModel
 
@@ -146,3 +147,75 @@ def test_two_runs_are_bitwise_equal(tiny_model: Build, random_ids: Draw) -> None
         model(ids).square().mean().backward()
         gradients.append([p.grad.clone() for p in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+FORMS: list[dict[str, Any]] = [
+    {},
+    {**MASKED, "bidirectional": True},
+    {**MASKED, "symmetry": "shared"},
+    {**MASKED, "symmetry": "average"},
+]
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "in use"])
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(map(str, form.values())))
+def test_nats_are_the_cross_entropy_of_the_logits(
+    form: dict[str, Any],
+    training: bool,
+    tiny_model: Build,
+    random_ids: Draw,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In parts that do not divide the length, values and gradients."""
+    monkeypatch.setattr(heads, "SCORED", 14)
+    model = tiny_model(**form).double().train(training)
+    ids, targets = random_ids(23), random_ids(23, seed=1)
+    wanted = heads.cross_entropy(model(ids), targets)
+    nats, state = model.nats(ids, targets)
+    assert state is None
+    torch.testing.assert_close(nats, wanted)
+    weights = torch.rand_like(nats)
+    parameters = list(model.parameters())
+    torch.testing.assert_close(
+        torch.autograd.grad((nats * weights).sum(), parameters),
+        torch.autograd.grad((wanted * weights).sum(), parameters),
+    )
+
+
+def test_nats_carry_a_state(tiny_model: Build, random_ids: Draw) -> None:
+    model = tiny_model().double()
+    ids, targets = random_ids(20), random_ids(20, seed=1)
+    whole, _ = model.nats(ids, targets)
+    first, state = model.nats(ids[:, :7], targets[:, :7], return_state=True)
+    second, _ = model.nats(ids[:, 7:], targets[:, 7:], state)
+    torch.testing.assert_close(torch.cat([first, second], 1), whole)
+
+
+def test_logits_are_never_there_at_once(
+    tiny_model: Build, random_ids: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heads, "SCORED", 10)
+    model = tiny_model()
+    seen: list[tuple[int, ...]] = []
+    model.lm_head.register_forward_hook(lambda _, __, logits: seen.append(tuple(logits.shape)))
+    nats, _ = model.nats(random_ids(12), random_ids(12))
+    nats.sum().backward()
+    assert sorted(seen) == sorted([(2, 5, 8), (2, 5, 8), (2, 2, 8)] * 2)
+
+
+def test_recompute_reaches_every_block(tiny_model: Build) -> None:
+    model = tiny_model()
+    model.recompute = "scan"
+    assert model.recompute == "scan"
+    assert {block.recompute for block in model.backbone.layers} == {"scan"}
+    with pytest.raises(UsageError, match="recompute: 'all' is not one of none, scan, block"):
+        model.recompute = "all"  # type: ignore[assignment]
+
+
+def test_cross_entropy_is_fp32_for_bf16_logits() -> None:
+    logits = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    targets = torch.randint(0, 8, (2, 5), generator=torch.Generator().manual_seed(0))
+    nats = heads.cross_entropy(logits, targets)
+    assert nats.dtype == torch.float32
+    expected = -logits.double().log_softmax(-1).gather(-1, targets[..., None])[..., 0]
+    torch.testing.assert_close(nats.double(), expected, rtol=1e-6, atol=1e-6)

@@ -81,6 +81,14 @@ def test_micro_batches_learn_the_same(genome: Path, straight: Path, tmp_path: Pa
         torch.testing.assert_close(one[name], other[name], rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.parametrize("recompute", ["none", "block"])
+def test_recomputing_learns_the_same_bit_for_bit(
+    recompute: str, genome: Path, straight: Path, tmp_path: Path
+) -> None:
+    assert cli.run(arguments(genome, tmp_path / "run", "--recompute", recompute)) == 0
+    assert weights(tmp_path / "run") == weights(straight)
+
+
 def test_force_starts_anew(genome: Path, straight: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     assert cli.run(arguments(genome, output, "--seed", "1", "--steps", "2")) == 0

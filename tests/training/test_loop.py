@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dnamamba.models.backbone import ModelConfig
+from dnamamba.models.heads import LanguageModel
 from dnamamba.training.loop import (
     Callbacks,
     DivergedError,
@@ -31,9 +33,9 @@ def tokens(codes: Tensor) -> Tensor:
     return (codes & 7).long()
 
 
-def build() -> nn.Module:
+def build() -> LanguageModel:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Embedding(8, 12), nn.Tanh(), nn.Linear(12, 8))
+    return LanguageModel(ModelConfig(d_model=8, n_layer=1, d_state=2))
 
 
 def codes_of_step(step: int, batch: int = 6, length: int = 20) -> Tensor:
@@ -61,7 +63,7 @@ class Diary:
 
 
 def run(
-    model: nn.Module,
+    model: LanguageModel,
     diary: Diary,
     *,
     start: int = 0,

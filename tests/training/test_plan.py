@@ -1,12 +1,15 @@
 """The sizes of a run that nobody gave."""
 
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from dnamamba.errors import DnamambaError
+from dnamamba.models.backbone import ModelConfig
+from dnamamba.models.block import Recompute
+from dnamamba.models.heads import LanguageModel
 from dnamamba.training import plan
 from dnamamba.training.objectives import NextBase
 
@@ -33,23 +36,48 @@ def test_validations_take_a_bounded_share(held_out: int, times: int) -> None:
         assert times * held_out / 3 <= plan.VALIDATION_SHARE * steps * step_bases
 
 
-class Hungry(nn.Module):
-    """Runs out of memory above `windows` windows."""
+class Hungry(LanguageModel):
+    """Runs out of memory above `most` windows, twice as many if all but scans are made again."""
 
-    def __init__(self, windows: int) -> None:
-        super().__init__()
-        self.windows = windows
-        self.weight = nn.Parameter(torch.zeros(8))
+    def __init__(self, most: float) -> None:
+        super().__init__(ModelConfig(d_model=8, n_layer=1, d_state=2))
+        self.most = most
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        if len(ids) > self.windows:
+    def nats(self, ids: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        if len(ids) > self.most * (1 if self.recompute == "none" else 2):
             raise torch.OutOfMemoryError("too many windows")
-        return self.weight.expand(*ids.shape, 8)
+        return super().nats(ids, *arguments, **options)
 
 
-def test_the_micro_batch_is_halved_until_it_fits() -> None:
-    codes = torch.randint(0, 4, (8, 16), dtype=torch.uint8)
-    objective = NextBase(lambda codes: codes.long())
-    assert plan.largest_micro_batch(Hungry(3), objective, codes, nullcontext) == 2
-    with pytest.raises(DnamambaError, match="16 bases does not fit"):
-        plan.largest_micro_batch(Hungry(0), objective, codes, nullcontext)
+CODES = torch.randint(0, 4, (8, 16), dtype=torch.uint8)
+WAYS: tuple[Recompute, ...] = ("none", "scan")
+
+
+@pytest.mark.parametrize(
+    ("most", "found"), [(8, (8, "none")), (3, (2, "none")), (0.5, (1, "scan"))]
+)
+def test_passes_get_smaller_before_more_is_made_again(
+    most: float, found: tuple[int, Recompute]
+) -> None:
+    model = Hungry(most)
+    fitted = plan.fit_memory(model, NextBase(model.tokens), CODES, nullcontext, recompute=WAYS)
+    assert fitted == found
+    assert model.recompute == found[1]
+
+
+def test_a_pass_of_a_given_size_can_only_make_more_again() -> None:
+    model = Hungry(4)
+    objective = NextBase(model.tokens)
+    found = plan.fit_memory(model, objective, CODES, nullcontext, recompute=WAYS, whole=True)
+    assert found == (8, "scan")
+
+
+def test_what_does_not_fit_is_told_with_the_ways_out() -> None:
+    model = Hungry(0)
+    objective = NextBase(model.tokens)
+    with pytest.raises(
+        DnamambaError, match=r"1 x 16 bases .* smaller --length or --preset, or --recompute block"
+    ):
+        plan.fit_memory(model, objective, CODES, nullcontext, recompute=WAYS)
+    with pytest.raises(DnamambaError, match=r"8 x 16 bases .* --micro-batch, --length"):
+        plan.fit_memory(model, objective, CODES, nullcontext, recompute=WAYS, whole=True)

@@ -1,0 +1,81 @@
+"""A run's checkpoints, and the way back to one of them where the run has diverged.
+
+What a rollback leaves out stands in the checkpoints themselves: whoever resumes from one leaves out
+the same, and goes on as if never stopped.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from dnamamba.training.checkpoint import (
+    drop_states_after,
+    list_states,
+    read_settings,
+    restore_state,
+    write_state,
+)
+
+ROLLBACKS: Final = 3
+"""How often a run may go back; one that diverges more often needs other settings."""
+
+
+class Checkpoints:
+    """The training states of one run.
+
+    Parameters
+    ----------
+    run
+        The run folder.
+    model, optimizer
+        What is saved and restored.
+    settings
+        Plain values that a resume has to agree with.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        settings: Mapping[str, Any],
+    ) -> None:
+        self._run = run
+        self._model = model
+        self._optimizer = optimizer
+        self._settings = settings
+        self.skipped: list[range] = []
+        """The steps that each rollback left out, counted from 0."""
+
+    def save(self, step: int) -> None:
+        """Write the state after `step` steps."""
+        skipped = [[steps.start, steps.stop] for steps in self.skipped]
+        settings = {**self._settings, "skipped": skipped}
+        write_state(self._run, step, self._model, self._optimizer, settings)
+
+    def restore(self) -> int:
+        """Load the newest whole state, and return its step; 0 where there is none."""
+        step = restore_state(self._run, self._model, self._optimizer, self._settings)
+        saved = read_settings(self._run, step).get("skipped", []) if step else []
+        self.skipped = [range(start, stop) for start, stop in saved]
+        return step
+
+    def roll_back(self, steps: range) -> int | None:
+        """Go back to the newest state that no update of `steps` is in, and leave `steps` out.
+
+        Returns
+        -------
+        The step of that state; None, and nothing is changed, where there is no such state or
+        `ROLLBACKS` are used up.
+        """
+        skipped = [*self.skipped, steps]
+        if len(skipped) > ROLLBACKS or min(list_states(self._run), default=steps.start + 1) > steps.start:
+            return None
+        drop_states_after(self._run, steps.start)
+        step = self.restore()
+        self.skipped = skipped
+        self.save(step)
+        return step

@@ -1,0 +1,72 @@
+"""Signals that ask a run to end: remembered, and heeded where nothing is half done."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interruption(BaseException):
+    """A signal broke off what `StopRequest.breaks_off` lets it; no `except Exception` sees it."""
+
+
+class StopRequest:
+    """Whether a signal has asked the run to end, and which one."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._at_once = False
+
+    @contextmanager
+    def breaks_off(self) -> Iterator[None]:
+        """Let a signal, one that has arrived already too, end what is done in here at once.
+
+        Raises
+        ------
+        Interruption
+            Wherever a signal arrives.
+        """
+        self._at_once = True
+        try:
+            if self.signal is not None:
+                raise Interruption
+            yield
+        finally:
+            self._at_once = False
+
+    def ask(self, number: int) -> None:
+        """Ask for an end, as the signal `number` does."""
+        if number == signal.SIGINT and self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+        if self._at_once:
+            raise Interruption
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[StopRequest]:
+    """Turn SIGTERM, SIGUSR1 and SIGINT into a `StopRequest`; a second SIGINT interrupts at once.
+
+    Slurm sends SIGTERM before it takes a machine away, and SIGUSR1 where `--signal` says so.
+    """
+    request = StopRequest()
+    owner = os.getpid()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        del frame
+        if os.getpid() == owner:
+            request.ask(number)
+        elif number == signal.SIGTERM:  # a forked reader: all else is for its owner to heed
+            os._exit(0)
+
+    # Windows has no SIGUSR1.
+    numbers = (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGUSR1", signal.SIGTERM))
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
