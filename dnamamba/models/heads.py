@@ -11,6 +11,7 @@ from typing import Final, Literal, get_args, overload
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
@@ -51,6 +52,7 @@ class LanguageModel(nn.Module):
         self.register_buffer("complement", complement, persistent=False)
         self._backend = "auto"
         self._recompute: Recompute = "none"
+        self._group: ProcessGroup | None = None
 
     @property
     def backend(self) -> str:
@@ -65,6 +67,23 @@ class LanguageModel(nn.Module):
         for module in self.modules():
             if isinstance(module, SelectiveSSM):
                 module.backend = name
+
+    @property
+    def group(self) -> ProcessGroup | None:
+        """Processes that hold a part of every sequence each, in order; None for whole sequences."""
+        return self._group
+
+    @group.setter
+    def group(self, group: ProcessGroup | None) -> None:
+        if group is not None and self.config.symmetry != "none":
+            raise UsageError(
+                f'symmetry "{self.config.symmetry}": both strands of a sequence have to lie on one '
+                "process"
+            )
+        self._group = group
+        for module in self.modules():
+            if isinstance(module, SelectiveSSM):
+                module.group = group
 
     @property
     def recompute(self) -> Recompute:

@@ -3,6 +3,7 @@
 from typing import Literal, overload
 
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from dnamamba.errors import UsageError
 from dnamamba.kernels.checks import check_axes, check_tensor
@@ -10,6 +11,7 @@ from dnamamba.kernels.conv import reference
 from dnamamba.kernels.conv.autograd import MAX_WIDTH, convolve, update
 from dnamamba.kernels.dispatch import fused_backend_for
 from dnamamba.kernels.packing import check_sequence_index
+from dnamamba.kernels.split import check_split, inputs_before, name_of
 
 __all__ = ["causal_conv1d", "causal_conv1d_update"]
 
@@ -26,6 +28,7 @@ def causal_conv1d(
     reverse: bool = False,
     seq_idx: Tensor | None = None,
     backend: str = "auto",
+    group: ProcessGroup | None = None,
 ) -> Tensor: ...
 
 
@@ -41,6 +44,7 @@ def causal_conv1d(
     reverse: bool = False,
     seq_idx: Tensor | None = None,
     backend: str = "auto",
+    group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -56,6 +60,7 @@ def causal_conv1d(
     reverse: bool = False,
     seq_idx: Tensor | None = None,
     backend: str = "auto",
+    group: ProcessGroup | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]: ...
 
 
@@ -70,6 +75,7 @@ def causal_conv1d(
     reverse: bool = False,
     seq_idx: Tensor | None = None,
     backend: str = "auto",
+    group: ProcessGroup | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Convolve each channel with its own taps over the last `width` inputs read.
 
@@ -99,6 +105,8 @@ def causal_conv1d(
     backend
         `auto`, or one of `dnamamba.kernels.dispatch.FUSED_BACKENDS`. Triton convolves up to 4 taps;
         `auto` runs wider ones in PyTorch.
+    group
+        Processes that hold one part of the sequence each, in order, as in `selective_scan`.
 
     Returns
     -------
@@ -119,6 +127,12 @@ def causal_conv1d(
         check_tensor("initial_state", initial_state, shape, axes, x.device)
     if seq_idx is not None:
         check_sequence_index(seq_idx, batch, length, x.device)
+    split = name_of(group)
+    if split:
+        check_split(split, reverse=reverse, initial_state=initial_state, seq_idx=seq_idx)
+        initial_state = inputs_before(
+            x, weight.shape[1] - 1, split, reverse=reverse, initial=initial_state
+        )
     silu = activation == "silu"
     if _choose(backend, x, weight, bias, initial_state) == "triton":
         y, final_state = convolve(

@@ -5,6 +5,7 @@ from typing import Literal, overload
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from dnamamba.errors import UsageError
 from dnamamba.kernels.checks import check_axes, check_tensor
@@ -14,6 +15,7 @@ from dnamamba.kernels.scan import reference
 from dnamamba.kernels.scan.autograd import scan
 from dnamamba.kernels.scan.inputs import MAX_STATES, ScanInputs
 from dnamamba.kernels.scan.update import update
+from dnamamba.kernels.split import check_split, name_of
 
 __all__ = ["selective_scan", "selective_state_update"]
 
@@ -35,6 +37,7 @@ def selective_scan(
     reverse: bool = False,
     seq_idx: Tensor | None = None,
     backend: str = "auto",
+    group: ProcessGroup | None = None,
 ) -> Tensor: ...
 
 
@@ -55,6 +58,7 @@ def selective_scan(
     reverse: bool = False,
     seq_idx: Tensor | None = None,
     backend: str = "auto",
+    group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -74,6 +78,7 @@ def selective_scan(
     reverse: bool = False,
     seq_idx: Tensor | None = None,
     backend: str = "auto",
+    group: ProcessGroup | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Scan h_t = exp(delta_t A) h_(t-1) + delta_t B_t u_t; y_t = C_t h_t + D u_t, times silu(z_t).
 
@@ -110,6 +115,10 @@ def selective_scan(
         that of the first sequence read in each row, the last state that of the last.
     backend
         `auto`, or one of `dnamamba.kernels.dispatch.BACKENDS`.
+    group
+        Processes that hold one part of the sequence each, in order. All of them call this together,
+        and differentiate together. `initial_state` is that of the part that is read first; the last
+        state is that after this part.
 
     Returns
     -------
@@ -137,6 +146,9 @@ def selective_scan(
             check_tensor(name, tensor, shape, axes, u.device)
     for name, weight in (("B", B), ("C", C)):
         _check_weight(name, weight, u, state)
+    split = name_of(group)
+    if split:
+        check_split(split, reverse=reverse, initial_state=initial_state, seq_idx=seq_idx)
     starts = None
     if seq_idx is not None:
         check_sequence_index(seq_idx, batch, length, u.device)
@@ -148,11 +160,13 @@ def selective_scan(
     if backend == "auto" and chosen == "triton" and state > MAX_STATES:
         chosen = "chunked"
     if chosen == "reference":
+        if split:
+            raise UsageError('backend "reference" scans whole sequences: leave group out')
         y, last_state = reference.selective_scan(inputs, initial_state)
     else:
         tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
         keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-        y, last_state, _ = scan(*tensors, starts, delta_softplus, reverse, keep, chosen)
+        y, last_state, _ = scan(*tensors, starts, delta_softplus, reverse, keep, chosen, split)
     return (y, last_state) if return_last_state else y
 
 

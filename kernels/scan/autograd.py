@@ -1,7 +1,8 @@
 """The scan as one differentiable op, opaque to torch.compile, whatever backend runs it.
 
-`torch.ops.dnamamba.selective_scan` and its backward take tensors in the forms of `ScanInputs`, and
-the name of a backend that was chosen before.
+`torch.ops.dnamamba.selective_scan` and its backward take tensors in the forms of `ScanInputs`, the
+name of a backend that was chosen before, and the name of the processes that a sequence is split
+over (`dnamamba.kernels.split`).
 """
 
 import functools
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from dnamamba.kernels.scan.inputs import Implementation, ScanInputs
 from dnamamba.kernels.scan.segments import Segmented
+from dnamamba.kernels.split import StateExchange
 
 CORES = {"chunked": "dnamamba.kernels.scan.chunked", "numba": "dnamamba.kernels.scan.cpu"}
 """Backends that walk segments: the module that runs the recurrence."""
@@ -44,11 +46,13 @@ def scan(
     reverse: bool,
     keep: bool,
     backend: str,
+    group: str = "",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return y, the last state, and, if `keep`, what the backward needs."""
     inputs = ScanInputs(u, delta, A, B, C, D, z, delta_bias, starts, delta_softplus, reverse)
+    exchange = StateExchange(group, A, backwards=reverse) if group else None
     with _full_precision(u):
-        return implementation(backend).forward(inputs, initial_state, keep)
+        return implementation(backend).forward(inputs, initial_state, keep, exchange)
 
 
 @scan.register_fake
@@ -67,6 +71,7 @@ def _(
     reverse: bool,
     keep: bool,
     backend: str,
+    group: str = "",
 ) -> tuple[Tensor, Tensor, Tensor]:
     inputs = ScanInputs(u, delta, A, B, C, D, z, delta_bias, starts, delta_softplus, reverse)
     batch, _, channels = u.shape
@@ -93,11 +98,13 @@ def scan_backward(
     delta_softplus: bool,
     reverse: bool,
     backend: str,
+    group: str = "",
 ) -> list[Tensor]:
     """Return the gradients of the tensors given, u to initial_state, each in its own type."""
     inputs = ScanInputs(u, delta, A, B, C, D, z, delta_bias, starts, delta_softplus, reverse)
+    exchange = StateExchange(group, A, backwards=not reverse) if group else None
     with _full_precision(u):
-        grads = implementation(backend).backward(inputs, initial_state, saved, dy, dlast)
+        grads = implementation(backend).backward(inputs, initial_state, saved, dy, dlast, exchange)
     pairs = (
         (u, grads.u),
         (delta, grads.delta),
@@ -134,15 +141,16 @@ def _(
     delta_softplus: bool,
     reverse: bool,
     backend: str,
+    group: str = "",
 ) -> list[Tensor]:
     given = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     return [_like(tensor) for tensor in given if tensor is not None]
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    *tensors, delta_softplus, reverse, _, backend = inputs
+    *tensors, delta_softplus, reverse, _, backend, group = inputs
     ctx.save_for_backward(output[2], *tensors)
-    ctx.options = delta_softplus, reverse, backend
+    ctx.options = delta_softplus, reverse, backend, group
     ctx.mark_non_differentiable(output[2])
     ctx.set_materialize_grads(False)
 
@@ -154,7 +162,7 @@ def _differentiate(
     gradients = iter(scan_backward(dy, dlast, saved, *tensors, *ctx.options))
     *differentiable, _starts = tensors
     each = [None if tensor is None else next(gradients) for tensor in differentiable]
-    return (*each, None, None, None, None, None)
+    return (*each, None, None, None, None, None, None)
 
 
 scan.register_autograd(_differentiate, setup_context=_keep)

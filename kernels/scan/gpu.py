@@ -101,9 +101,10 @@ def span_ends_kernel(
         delta_ptr += delta_time
         weight_ptr += weight_time
 
-    tl.store(sums_ptr + (batch * spans + index) * channels + d, total, mask=mask)
-    slot = (spans - 1 - index if ADJOINT else index) + 1
-    states_ptr += (batch * slots + slot * stride) * channels * state
+    order = spans - 1 - index if ADJOINT else index
+    tl.store(sums_ptr + (batch * spans + order) * channels + d, total, mask=mask)
+    slot = tl.minimum((order + 1) * stride, slots - 1)
+    states_ptr += (batch * slots + slot) * channels * state
     tl.store(states_ptr + n[:, None] * channels + d[None, :], h, mask=tile)
 
 
@@ -114,25 +115,33 @@ def follow(end_before, decay_before, end, decay):
 
 
 @triton.jit
-def summary(states_ptr, sums_ptr, slot, live, column, A, channels, width, stride, spans,
-            ADJOINT: tl.constexpr):  # fmt: skip
+def at_slot(slot, stride, slots):
+    """Return where the state after `slot` spans stands; the last span may be a short one."""
+    return tl.minimum(slot * stride, slots - 1)
+
+
+@triton.jit
+def summary(states_ptr, sums_ptr, slot, live, column, A, channels, width, stride, slots):
     """Load the end state that stands in a slot, and the decay of the span that it ends."""
-    span = spans - slot if ADJOINT else slot - 1
     live &= (slot > 0)[:, None]
-    end = tl.load(
-        states_ptr + (slot * stride)[:, None] * width + column[None, :], mask=live, other=0.0
-    )
-    total = tl.load(
-        sums_ptr + span[:, None] * channels + (column % channels)[None, :], mask=live, other=0.0
-    )
-    return end, tl.where(total == float("inf"), 0.0, exp2(total * A[None, :]))
+    at = at_slot(slot, stride, slots)[:, None] * width + column[None, :]
+    end = tl.load(states_ptr + at, mask=live, other=0.0)
+    at = (slot - 1)[:, None] * channels + (column % channels)[None, :]
+    total = tl.load(sums_ptr + at, mask=live, other=0.0)
+    return end, passing(total, A[None, :])
+
+
+@triton.jit
+def passing(total, A):
+    """exp(A S), 0 where S is infinite; A is times log2(e)."""
+    return tl.where(total == float("inf"), 0.0, exp2(total * A))
 
 
 @triton.jit
 def carry_kernel(
     states_ptr, sums_ptr, A_ptr, initial_ptr,
     slots, stride, carried, spans, channels, state,
-    BLOCK: tl.constexpr, ROWS: tl.constexpr, ADJOINT: tl.constexpr, INITIAL: tl.constexpr,
+    BLOCK: tl.constexpr, ROWS: tl.constexpr, INITIAL: tl.constexpr,
 ):  # fmt: skip
     """Turn each span's end from zero into the state after it; the first slot becomes the initial.
 
@@ -155,16 +164,16 @@ def carry_kernel(
     first = tl.arange(0, ROWS).to(tl.int64) * steps
 
     h = tl.where((first == 0)[:, None], initial.to(tl.float32)[None, :], 0.0)
-    passing = tl.full([ROWS, BLOCK], 1.0, tl.float32)
+    through = tl.full([ROWS, BLOCK], 1.0, tl.float32)
     for i in range(steps):
         slot = first + i
         live = (slot < carried)[:, None] & mask
         end, factor = summary(
-            states_ptr, sums_ptr, slot, live, column, A, channels, width, stride, spans, ADJOINT
+            states_ptr, sums_ptr, slot, live, column, A, channels, width, stride, slots
         )
         h = factor * h + end
-        passing *= factor
-    h, passing = tl.associative_scan((h, passing), 0, follow)
+        through *= factor
+    h, through = tl.associative_scan((h, through), 0, follow)
 
     before = tl.maximum(tl.arange(0, ROWS) - 1, 0)[:, None]
     h = tl.gather(h, tl.broadcast_to(before, [ROWS, BLOCK]), 0)
@@ -173,10 +182,33 @@ def carry_kernel(
         slot = first + i
         live = (slot < carried)[:, None] & mask
         end, factor = summary(
-            states_ptr, sums_ptr, slot, live, column, A, channels, width, stride, spans, ADJOINT
+            states_ptr, sums_ptr, slot, live, column, A, channels, width, stride, slots
         )
         h = factor * h + end
-        tl.store(states_ptr + (slot * stride)[:, None] * width + column[None, :], h, mask=live)
+        at = at_slot(slot, stride, slots)[:, None] * width + column[None, :]
+        tl.store(states_ptr + at, h, mask=live)
+
+
+@triton.jit
+def shift_kernel(
+    states_ptr, totals_ptr, A_ptr, before_ptr, slots, stride, spans, channels, state,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Add what a state before the first span comes to after each; totals are sums of sums."""
+    width = channels * state
+    blocks = tl.cdiv(width, BLOCK)
+    program = tl.program_id(0).to(tl.int64)
+    column = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
+    slot = (program // blocks) % (spans + 1)
+    batch = program // (blocks * (spans + 1))
+    mask = column < width
+    A = tl.load(A_ptr + column, mask=mask, other=0.0).to(tl.float32) * LOG2E
+    before = tl.load(before_ptr + batch * width + column, mask=mask, other=0.0).to(tl.float32)
+    at = (batch * spans + slot - 1) * channels + column % channels
+    total = tl.load(totals_ptr + at, mask=mask & (slot > 0), other=0.0)
+    states_ptr += (batch * slots + at_slot(slot, stride, slots)) * width
+    state_there = tl.load(states_ptr + column, mask=mask, other=0.0)
+    tl.store(states_ptr + column, state_there + passing(total, A) * before, mask=mask)
 
 
 @triton.jit

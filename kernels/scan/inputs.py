@@ -6,6 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dnamamba.kernels.split import Exchange
+
 MAX_STATES = 256
 """States of a channel that Triton's kernels take: a program holds them all."""
 
@@ -102,9 +104,16 @@ class Implementation(Protocol):
         """Return the shape of what `forward` keeps, from the inputs' shapes alone."""
 
     def forward(
-        self, inputs: ScanInputs, initial_state: Tensor | None, keep: bool
+        self,
+        inputs: ScanInputs,
+        initial_state: Tensor | None,
+        keep: bool,
+        exchange: Exchange | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Scan from `initial_state` (batch, channels, state), or zero.
+
+        With `exchange` the inputs are a part of a sequence: what it returns is added to the initial
+        state.
 
         Returns
         -------
@@ -120,5 +129,9 @@ class Implementation(Protocol):
         saved: Tensor,
         dy: Tensor | None,
         dlast: Tensor | None,
+        exchange: Exchange | None = None,
     ) -> ScanGradients:
-        """Differentiate from the gradients of y and of the last state, None where there is none."""
+        """Differentiate from the gradients of y and of the last state, None where there is none.
+
+        With `exchange`, what it returns is added to the gradient of the last state.
+        """

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dnamamba.kernels.scan.inputs import ScanGradients, ScanInputs
+from dnamamba.kernels.split import Exchange
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,20 @@ class Segmented:
         return batch, -(-length // steps), inputs.A.shape[1], channels
 
     def forward(
-        self, inputs: ScanInputs, initial_state: Tensor | None, keep: bool
+        self,
+        inputs: ScanInputs,
+        initial_state: Tensor | None,
+        keep: bool,
+        exchange: Exchange | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Scan, as `dnamamba.kernels.scan.inputs.Implementation` says."""
+        """Scan, as `dnamamba.kernels.scan.inputs.Implementation` says.
+
+        A part of a sequence is scanned twice: its end is known only when all of it was.
+        """
+        if exchange is not None:
+            _, end, _ = self.forward(inputs, initial_state, False)
+            before = exchange(end, _total(inputs))
+            initial_state = before if initial_state is None else before + initial_state
         batch, _, channels = inputs.u.shape
         y = torch.empty_like(inputs.u, memory_format=torch.contiguous_format)
         last_state = y.new_empty(batch, channels, inputs.A.shape[1], dtype=inputs.dtype)
@@ -136,13 +148,26 @@ class Segmented:
         saved: Tensor,
         dy: Tensor | None,
         dlast: Tensor | None,
+        exchange: Exchange | None = None,
     ) -> ScanGradients:
         """Differentiate `forward`, recomputing states from those that it saved."""
+        if exchange is not None:
+            end = self.backward(inputs, initial_state, saved, dy, dlast).initial_state
+            after = exchange(end, _total(inputs))
+            dlast = after if dlast is None else after + dlast
         grads = ScanGradients.empty(inputs)
         dy = torch.zeros_like(inputs.u) if dy is None else dy
         for walk in self._walks(inputs):
             walk.backward(saved, dy, dlast, grads)
         return grads
+
+
+def _total(inputs: ScanInputs) -> Tensor:
+    """Add up the step sizes: (batch, channels) in the working type."""
+    delta = inputs.delta.to(inputs.dtype)
+    if inputs.delta_bias is not None:
+        delta = delta + inputs.delta_bias.to(inputs.dtype)
+    return (F.softplus(delta) if inputs.delta_softplus else delta).sum(1)
 
 
 class _Walk:

@@ -17,6 +17,7 @@ from dnamamba.errors import UsageError
 from dnamamba.kernels.dispatch import interprets_triton, on_device_of
 from dnamamba.kernels.scan import gpu, gpu_backward
 from dnamamba.kernels.scan.inputs import MAX_STATES, ScanGradients, ScanInputs
+from dnamamba.kernels.split import Exchange
 
 CHUNK = 64
 """Steps between the states that the forward keeps: the backward recomputes those between."""
@@ -168,14 +169,14 @@ class Call:
         """Allocate, unwritten, beside the inputs."""
         return torch.empty(shape, dtype=dtype, device=self.u.device)
 
-    def ends(self, states: Tensor, sums: Tensor, dy: Tensor | None, span: int, stride: int) -> None:
-        """Run every span from zero; with dy, its adjoint."""
+    def ends(
+        self, states: Tensor, sums: Tensor, dy: Tensor | None, span: int, stride: int, run: int
+    ) -> None:
+        """Run the first `run` spans from zero; with dy, their adjoint."""
         adjoint, spans = dy is not None, sums.shape[1]
         tiles, programs, whole = self._cut("adjoint" if adjoint else "ends")
         x = self.u if dy is None else dy
         weight = self.B if dy is None else self.C
-        # The forward's replay gives the state after the last span; the adjoint has no replay.
-        run = spans if adjoint else spans - 1
         if run == 0:
             return
         gpu.span_ends_kernel[(run * programs,)](
@@ -201,8 +202,17 @@ class Call:
             states, sums, self.A,
             self.A if initial is None else initial.transpose(1, 2).contiguous(),
             states.shape[1], stride, carried, sums.shape[1], self.channels, self.state,
-            BLOCK=block, ROWS=rows, ADJOINT=carried > sums.shape[1], INITIAL=initial is not None,
+            BLOCK=block, ROWS=rows, INITIAL=initial is not None,
             num_warps=max(2, rows * block // 512),
+        )  # fmt: skip
+
+    def shift(self, states: Tensor, sums: Tensor, before: Tensor, stride: int) -> None:
+        """Add what a state before the first span adds to the states after it, `stride` apart."""
+        columns = self.channels * self.state
+        block = min(1024, triton.next_power_of_2(columns))
+        gpu.shift_kernel[(self.batch * (sums.shape[1] + 1) * -(-columns // block),)](
+            states, sums.cumsum(1), self.A, before.transpose(1, 2).contiguous(),
+            states.shape[1], stride, sums.shape[1], self.channels, self.state, BLOCK=block,
         )  # fmt: skip
 
     def replay(self, states: Tensor, y: Tensor, chunk: int, stride: int) -> None:
@@ -328,7 +338,10 @@ def saved_shape(inputs: ScanInputs) -> tuple[int, ...]:
 
 
 def forward(
-    inputs: ScanInputs, initial_state: Tensor | None, keep: bool
+    inputs: ScanInputs,
+    initial_state: Tensor | None,
+    keep: bool,
+    exchange: Exchange | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Scan; see `dnamamba.kernels.scan.inputs.Implementation`."""
     with on_device_of(inputs.u):
@@ -337,8 +350,12 @@ def forward(
         stride = call.span // chunk
         states = call.new(call.batch, -(-call.length // chunk) + 1, call.state, call.channels)
         sums = call.new(call.batch, call.spans, call.channels)
-        call.ends(states, sums, None, call.span, stride)
-        call.carry(states, sums, initial_state, call.spans, stride)
+        # The replay gives the state after the last span, but other processes wait for it.
+        run = call.spans - (exchange is None)
+        call.ends(states, sums, None, call.span, stride, run)
+        call.carry(states, sums, initial_state, run + 1, stride)
+        if exchange is not None:
+            call.shift(states, sums, exchange(_last_slot(states), sums.sum(1)), stride)
         y = torch.empty_like(inputs.u, memory_format=torch.contiguous_format)
         call.replay(states, y, chunk, stride)
         last_state = _last_slot(states)
@@ -351,6 +368,7 @@ def backward(
     saved: Tensor,
     dy: Tensor | None,
     dlast: Tensor | None,
+    exchange: Exchange | None = None,
 ) -> ScanGradients:
     """Differentiate; see `dnamamba.kernels.scan.inputs.Implementation`."""
     with on_device_of(inputs.u):
@@ -358,7 +376,9 @@ def backward(
         dy = torch.zeros_like(inputs.u) if dy is None else _rows(dy)
         adjoints, chunks = torch.empty_like(saved), saved.shape[1] - 1
         sums = call.new(call.batch, chunks, call.channels)
-        call.ends(adjoints, sums, dy, CHUNK, 1)
+        call.ends(adjoints, sums, dy, CHUNK, 1, chunks)
         call.carry(adjoints, sums, dlast, chunks + 1, 1)
+        if exchange is not None:
+            call.shift(adjoints, sums, exchange(_last_slot(adjoints), sums.sum(1)), 1)
         del sums
         return call.differentiate(saved, adjoints, dy)

@@ -117,10 +117,10 @@ def _phases(inputs: ScanInputs) -> dict[str, Callable[[], object]]:
     chunk_sums = call.new(call.batch, chunks, call.channels)
 
     def ends() -> None:
-        call.ends(states, sums, None, call.span, stride)
+        call.ends(states, sums, None, call.span, stride, call.spans - 1)
 
     def adjoint() -> None:
-        call.ends(adjoints, chunk_sums, dy, chunk, 1)
+        call.ends(adjoints, chunk_sums, dy, chunk, 1, chunks)
 
     ends()
     call.carry(states, sums, None, call.spans, stride)

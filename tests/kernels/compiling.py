@@ -81,6 +81,7 @@ def scan(
     triton_scan.forward(inputs, before, keep=False)
     *_, saved = triton_scan.forward(inputs, before, keep=True)
     triton_scan.backward(inputs, before, saved, sequence(channels), before)
+    triton_scan.forward(inputs, before, keep=False, exchange=lambda end, total: end)
 
 
 def update(dtype: torch.dtype = BF16, *, state: int = 16, options: bool = True) -> None:

@@ -19,6 +19,7 @@ KERNELS = {
     "scan.gpu.span_ends_kernel",
     "scan.gpu.carry_kernel",
     "scan.gpu.replay_kernel",
+    "scan.gpu.shift_kernel",
     "scan.gpu.sum_parts_kernel",
     "scan.gpu_backward.differentiate_kernel",
     "scan.gluon.differentiate_kernel",

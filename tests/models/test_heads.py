@@ -219,3 +219,9 @@ def test_cross_entropy_is_fp32_for_bf16_logits() -> None:
     assert nats.dtype == torch.float32
     expected = -logits.double().log_softmax(-1).gather(-1, targets[..., None])[..., 0]
     torch.testing.assert_close(nats.double(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_sequence_is_not_split_where_both_strands_are_read(tiny_model: Build) -> None:
+    model = tiny_model(**MASKED, symmetry="shared")
+    with pytest.raises(UsageError, match='symmetry "shared": both strands'):
+        model.group = object()  # type: ignore[assignment]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from dnamamba.errors import UsageError
 from dnamamba.kernels import (
@@ -52,6 +53,7 @@ class CausalConv1d(nn.Module):
         *,
         return_state: bool = False,
         reverse: bool = False,
+        group: ProcessGroup | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Convolve x (batch, length, channels) after `state` (batch, width - 1, channels)."""
         convolved = causal_conv1d(
@@ -62,6 +64,7 @@ class CausalConv1d(nn.Module):
             initial_state=state,
             return_final_state=return_state,
             reverse=reverse,
+            group=group,
         )
         return convolved if isinstance(convolved, tuple) else (convolved, None)
 
@@ -93,6 +96,7 @@ class SelectiveSSM(nn.Module):
     def __init__(self, d_inner: int, d_state: int, d_conv: int, dt_rank: int) -> None:
         super().__init__()
         self.backend = "auto"
+        self.group: ProcessGroup | None = None
         self.split = (dt_rank, d_state, d_state)
         self.conv1d = CausalConv1d(d_inner, d_conv)
         self.x_proj = nn.Linear(d_inner, dt_rank + 2 * d_state, bias=False)
@@ -125,7 +129,11 @@ class SelectiveSSM(nn.Module):
     ) -> tuple[Tensor, MambaState | None]:
         """Mix x, gated by z, both (batch, length, d_inner)."""
         u, conv_state = self.conv1d(
-            x, None if state is None else state.conv, return_state=return_state, reverse=reverse
+            x,
+            None if state is None else state.conv,
+            return_state=return_state,
+            reverse=reverse,
+            group=self.group,
         )
         delta, B, C = self._select(u)
         y, scan_state = selective_scan(
@@ -141,6 +149,7 @@ class SelectiveSSM(nn.Module):
             return_last_state=True,
             reverse=reverse,
             backend=self.backend,
+            group=self.group,
         )
         return y, MambaState(conv_state, scan_state) if return_state else None
 
