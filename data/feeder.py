@@ -1,9 +1,8 @@
 """Batches of training windows, read ahead by worker processes where asked."""
 
-import time
+import signal
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
 
 import torch
 from torch.utils.data import DataLoader, Sampler
@@ -78,7 +77,7 @@ def feed(
             pin_memory=pin,
             generator=torch.Generator(),
         )
-        batches = iter(loader)
+        batches = _iterate(loader)
     failure = None
     try:
         yield from batches
@@ -89,15 +88,10 @@ def feed(
         failure = type(error)(last_line.removeprefix(name))
         error.__traceback__ = None
     except (RuntimeError, OSError, EOFError) as error:
-        reported = isinstance(error, RuntimeError)
-        died = not reported or "DataLoader worker (pid" in str(error)
+        # A batch of a dead worker cannot be opened, or torch waits in vain, and says so.
+        died = not isinstance(error, RuntimeError) or "DataLoader worker (pid" in str(error)
         if not workers or not died or str(error).startswith("Caught "):
             raise
-        if not reported:
-            # A batch of a dead worker could not be opened. Torch's own report comes by a signal,
-            # which must not break into the clean-up below.
-            with suppress(RuntimeError):
-                time.sleep(1)
         failure = DnamambaError(
             "a process that reads windows died, perhaps for want of memory: try fewer workers"
         )
@@ -106,3 +100,17 @@ def feed(
     # Raised out here, it holds no frame that would keep the other workers waiting.
     if failure:
         raise failure
+
+
+def _iterate(loader: DataLoader[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Start the workers, but have their deaths told where a batch is waited for, and only there.
+
+    Torch would raise from a signal handler besides: in the middle of an optimiser step, or of a
+    checkpoint.
+    """
+    name = getattr(signal, "SIGCHLD", None)  # Windows has none
+    before = signal.getsignal(name) if name else None
+    batches: Iterator[torch.Tensor] = iter(loader)
+    if name and signal.getsignal(name) is not before:
+        signal.signal(name, before)
+    return batches

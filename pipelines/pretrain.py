@@ -74,7 +74,7 @@ def pretrain(
 
     Returns
     -------
-    The exit code: 0 if the run is finished or was stopped by SIGTERM, 130 if by SIGINT.
+    The exit code: 0 if the run is finished or was stopped by SIGTERM or SIGUSR1, 130 if by SIGINT.
 
     Raises
     ------

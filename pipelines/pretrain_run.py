@@ -3,13 +3,13 @@
 import dataclasses
 import math
 import signal
-import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 
 from dnamamba.config import to_dict
@@ -20,10 +20,8 @@ from dnamamba.evaluation.language import (
     Autocast,
     Objective,
     Score,
-    score_baseline,
     score_model,
 )
-from dnamamba.evaluation.markov import Markov
 from dnamamba.evaluation.plots import plot_loss
 from dnamamba.evaluation.report import (
     COLUMNS,
@@ -33,24 +31,20 @@ from dnamamba.evaluation.report import (
     verdict,
     write_results,
 )
-from dnamamba.files import atomic_path
 from dnamamba.log import logger, read_metrics
 from dnamamba.models import pretrained
 from dnamamba.models.heads import LanguageModel
+from dnamamba.pipelines.baselines import Baselines, fit_baselines
 from dnamamba.pipelines.pretrain_config import MAY_CHANGE, PretrainConfig, build_objective
 from dnamamba.pipelines.resume import flatten
 from dnamamba.pipelines.table import print_table
-from dnamamba.training.checkpoint import restore_state, write_state
-from dnamamba.training.loop import (
-    Callbacks,
-    DivergedError,
-    LoopConfig,
-    autocast_to,
-    fit,
-    stop_on_signal,
-)
-from dnamamba.training.monitor import Monitor, count_text, duration_text
+from dnamamba.training.checkpoint import list_states
+from dnamamba.training.divergence import DivergedError
+from dnamamba.training.loop import Callbacks, LoopConfig, autocast_to, fit
+from dnamamba.training.monitor import Monitor
 from dnamamba.training.optimizer import build_optimizer
+from dnamamba.training.rollback import ROLLBACKS, Checkpoints
+from dnamamba.training.signals import Interruption, StopRequest, stop_on_signal
 
 METRICS: Final = "metrics.tsv"
 RESULTS: Final = "results.tsv"
@@ -102,68 +96,128 @@ class Run:
 
 
 def train(run: Run, workers: int) -> int:
-    """Train from the last good checkpoint to the end, or to a signal."""
+    """Train from the last good checkpoint to the end, or to a signal.
+
+    Returns
+    -------
+    The exit code: 0 if the run is finished or was stopped by SIGTERM or SIGUSR1, 130 if by SIGINT.
+    """
     optimizer = build_optimizer(run.model, run.config.optimizer)
-    settings = _identity(run)
-    start = restore_state(run.folder, run.model, optimizer, settings)
+    checkpoints = Checkpoints(run.folder, run.model, optimizer, _identity(run))
+    start = done = checkpoints.restore()
     if start:
         logger.info("going on from step %s of %s", f"{start:,}", f"{run.loop.steps:,}")
-    baselines = _baselines(run)
-    monitor = Monitor(
-        run.folder / METRICS,
-        start=start,
-        steps=run.loop.steps,
-        step_bases=run.step_bases,
-        device=run.device,
-    )
-
-    def validate(step: int) -> None:
-        monitor.validated(step, run.score())
-
-    def save(step: int) -> None:
-        write_state(run.folder, step, run.model, optimizer, settings)
-        _save_model(run, step, {})
-
     with stop_on_signal() as stop:
         try:
-            done = fit(
-                run.model,
-                optimizer,
-                run.objective(run.config.soft_mask_weight),
-                feed(
-                    run.windows,
-                    range(start, run.loop.steps),
-                    run.loop.batch,
-                    workers=workers,
-                    pin=run.device.type == "cuda",
-                ),
-                Callbacks(monitor.report, validate, save),
+            with stop.breaks_off():
+                baselines = fit_baselines(run.folder, run.windows, run.held_out, run.objective(1.0))
+            monitor = Monitor(
+                run.folder / METRICS,
                 start=start,
-                config=run.loop,
-                optimizer_config=run.config.optimizer,
+                steps=run.loop.steps,
+                step_bases=run.step_bases,
                 device=run.device,
-                stop=stop,
-                autocast=run.autocast,
             )
-        except DivergedError as error:
-            raise _explain(run, error) from error
-        except torch.OutOfMemoryError as error:
-            raise DnamambaError(
-                f"{run.device} is out of memory: go on with --resume and a smaller --micro-batch "
-                f"than {run.loop.micro_batch}"
-            ) from error
-        finally:
-            monitor.close()
-    if done < run.loop.steps:
-        logger.info(
-            "stopped after step %s of %s; the same command with --resume goes on with %s",
-            f"{done:,}",
-            f"{run.loop.steps:,}",
-            run.folder,
-        )
-        return 130 if stop.signal == signal.SIGINT else 0
-    _finish(run, baselines, monitor)
-    return 0
+            done = _fit(run, optimizer, checkpoints, monitor, stop, start, workers)
+            if done == run.loop.steps:
+                with stop.breaks_off():
+                    score = run.score()
+                _finish(run, score, baselines, monitor)
+                return 0
+        except Interruption:
+            pass  # what was broken off is begun again by a resume
+    logger.info(
+        "stopped after step %s of %s; the same command with --resume goes on with %s",
+        f"{done:,}",
+        f"{run.loop.steps:,}",
+        run.folder,
+    )
+    return 130 if stop.signal == signal.SIGINT else 0
+
+
+def _fit(
+    run: Run,
+    optimizer: torch.optim.Optimizer,
+    checkpoints: Checkpoints,
+    monitor: Monitor,
+    stop: StopRequest,
+    start: int,
+    workers: int,
+) -> int:
+    """Train from step `start` on, go back where the loss diverges, and return the steps done."""
+
+    def validate(step: int) -> None:
+        if monitor.is_validated(step):
+            return
+        with suppress(Interruption):
+            with stop.breaks_off():
+                score = run.score()
+            monitor.validated(step, score)
+
+    def save(step: int) -> None:
+        checkpoints.save(step)
+        _save_model(run, step, {})
+
+    try:
+        while True:
+            try:
+                return fit(
+                    run.model,
+                    optimizer,
+                    run.objective(run.config.soft_mask_weight),
+                    feed(
+                        run.windows,
+                        range(start, run.loop.steps),
+                        run.loop.batch,
+                        workers=workers,
+                        pin=run.device.type == "cuda",
+                    ),
+                    Callbacks(monitor.report, validate, save),
+                    start=start,
+                    config=run.loop,
+                    optimizer_config=run.config.optimizer,
+                    device=run.device,
+                    stop=stop,
+                    skipped=checkpoints.skipped,
+                    autocast=run.autocast,
+                )
+            except DivergedError as error:
+                start = _roll_back(run, checkpoints, error)
+                monitor.rewind(start)
+    except torch.OutOfMemoryError as error:
+        raise DnamambaError(
+            f"{run.device} is out of memory: go on with --resume and a smaller --micro-batch "
+            f"than {run.loop.micro_batch}"
+        ) from error
+    finally:
+        monitor.close()
+
+
+def _roll_back(run: Run, checkpoints: Checkpoints, error: DivergedError) -> int:
+    """Go back to the last good checkpoint, say so, and return its step."""
+    windows = (
+        run.windows.window(step, index) for step in error.steps for index in range(run.loop.batch)
+    )
+    names = ", ".join(str(window.region) for window in islice(windows, 3))
+    left = len(error.steps) * run.loop.batch - 3
+    where = f"{error} (windows {names}{f' and {left} more' if left > 0 else ''})"
+    start = checkpoints.roll_back(error.steps)
+    if start is None:
+        past = f" after {len(checkpoints.skipped)} rollbacks" if checkpoints.skipped else ""
+        exact = ", or with --precision fp32" if run.config.precision != "fp32" else ""
+        kept = f"; the checkpoints in {run.folder} are kept" if list_states(run.folder) else ""
+        raise DnamambaError(
+            f"{where}{past}: start again with a lower --lr than {run.config.optimizer.lr:g}"
+            f"{exact}{kept}"
+        ) from error
+    logger.warning(
+        "%s: back to step %s, and on without these windows (rollback %d of %d)",
+        where,
+        f"{start:,}",
+        len(checkpoints.skipped),
+        ROLLBACKS,
+    )
+    return start
 
 
 def _identity(run: Run) -> dict[str, Any]:
@@ -171,81 +225,6 @@ def _identity(run: Run) -> dict[str, Any]:
     settings = flatten(to_dict(run.config))
     kept = {name: value for name, value in settings.items() if name not in MAY_CHANGE}
     return {**kept, "inputs": [entry["sha256"] for entry in run.inputs]}
-
-
-@dataclass(frozen=True)
-class Baselines:
-    """Markov models of order 0 to 12, fitted where the model trains, scored where it is scored.
-
-    Attributes
-    ----------
-    scores
-        Order 0 first.
-    bases
-        Bases they were fitted on.
-    seconds
-        Time it took.
-    """
-
-    scores: list[Score]
-    bases: int
-    seconds: float
-
-    def results(self) -> list[Result]:
-        """Return a row for each order."""
-        return [
-            summarise(f"order-{order} Markov", score, self.bases, self.seconds)
-            for order, score in enumerate(self.scores)
-        ]
-
-
-def _baselines(run: Run) -> Baselines:
-    """Fit and score the Markov models; a resume reads the scores back."""
-    path = run.folder / "baselines.npz"
-    if path.exists():
-        with np.load(path, allow_pickle=False) as saved:
-            scores = [Score(bits, saved["counts"]) for bits in saved["bits"]]
-            return Baselines(scores, int(saved["bases"]), float(saved["seconds"]))
-    began = time.monotonic()
-    sources = run.windows.sources
-    bases = sum(len(region) for source in sources for region in source.regions)
-    logger.info("fitting Markov models of order 0 to 12 on %sb, both strands", count_text(bases))
-    markov = Markov.fit(
-        source.store.codes(region.contig)[region.start : region.end]
-        for source in sources
-        for region in source.regions
-    )
-    scores = score_baseline(markov, run.held_out, run.objective(1.0))
-    baselines = Baselines(scores, bases, time.monotonic() - began)
-    write_results(run.folder / "baselines.tsv", baselines.results())
-    with atomic_path(path) as temporary, temporary.open("wb") as handle:
-        np.savez(
-            handle,
-            bits=np.stack([score.bits for score in scores]),
-            counts=scores[0].bases,
-            bases=bases,
-            seconds=baselines.seconds,
-        )
-    order = best_order(scores)
-    logger.info(
-        "the best has order %d: held out %.4f bits per base (%s)",
-        order,
-        scores[order].bits_per_base,
-        duration_text(baselines.seconds),
-    )
-    return baselines
-
-
-def _explain(run: Run, error: DivergedError) -> DnamambaError:
-    """Say where the loss left the finite numbers, and what to do."""
-    first = [run.windows.window(error.step - 1, index) for index in range(min(3, run.loop.batch))]
-    names = ", ".join(str(window.region) for window in first)
-    more = f" and {run.loop.batch - len(first)} more" if run.loop.batch > len(first) else ""
-    return DnamambaError(
-        f"{error} (windows {names}{more}): start again with a lower --lr than "
-        f"{run.config.optimizer.lr:g}, or with --precision fp32; the last good checkpoint "
-        f"in {run.folder} is kept"
-    )
 
 
 def _save_model(run: Run, step: int, figures: Mapping[str, float]) -> None:
@@ -261,9 +240,8 @@ def _save_model(run: Run, step: int, figures: Mapping[str, float]) -> None:
     pretrained.save(run.model, run.folder, card)
 
 
-def _finish(run: Run, baselines: Baselines, monitor: Monitor) -> None:
-    """Score the model, write card, picture and results, and print the table."""
-    score = run.score()
+def _finish(run: Run, score: Score, baselines: Baselines, monitor: Monitor) -> None:
+    """Write the model's score, card, picture and results, and print the table."""
     result = summarise(run.name, score, run.loop.steps * run.step_bases, monitor.seconds)
     monitor.validated(run.loop.steps, score)
     rows = baselines.results()

@@ -77,8 +77,8 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        """The die with as many sides that would be as surprising."""
-        return float(2.0**self.bits_per_base)
+        """The die with as many sides that would be as surprising; infinite beyond all counting."""
+        return math.exp2(self.bits_per_base) if self.bits_per_base < 1024 else math.inf
 
     def interval(self) -> Interval:
         """Bound `bits_per_base` at 95 %; NaN for a single window."""

@@ -49,7 +49,6 @@ def write_state(
     DnamambaError
         Where the disk is full; the states before stay as they are.
     """
-    folder = run / FOLDER
     tensors = {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in _named_tensors(model, optimizer).items()
@@ -60,7 +59,7 @@ def write_state(
         "settings": json.dumps(dict(settings), sort_keys=True),
         "sha256": _digest(tensors),
     }
-    path = folder / f"step-{step:09d}.safetensors"
+    path = _path(run, step)
     with atomic_path(path) as temporary:
         temporary.write_bytes(save(tensors, metadata))
     for old in list_states(run)[KEEP:]:
@@ -71,6 +70,18 @@ def write_state(
 def list_states(run: Path) -> list[Path]:
     """List the training states in a run folder, newest first."""
     return sorted((run / FOLDER).glob("step-*.safetensors"), reverse=True)
+
+
+def state_step(path: Path) -> int:
+    """Read from a state's name after how many steps it was written."""
+    return int(path.stem.removeprefix("step-"))
+
+
+def read_settings(run: Path, step: int) -> dict[str, Any]:
+    """Read the settings that the state after `step` steps was written with."""
+    with safetensors.safe_open(_path(run, step), "pt") as state:
+        settings: dict[str, Any] = json.loads(state.metadata()["settings"])
+    return settings
 
 
 def restore_state(
@@ -139,6 +150,10 @@ def remove_leftovers(run: Path) -> None:
     for folder in (run, run / FOLDER):
         for path in folder.glob(".*.tmp"):
             path.unlink()
+
+
+def _path(run: Path, step: int) -> Path:
+    return run / FOLDER / f"step-{step:09d}.safetensors"
 
 
 def _refusal(path: Path) -> str:

@@ -29,8 +29,8 @@ class DivergedError(DnamambaError):
 class Watch:
     """Watches the loss, step by step, for an explosion.
 
-    The rule has no memory but of a row of high losses that has not ended, and looks at steps, not at
-    the clock: wherever a run that is `calm` is stopped and resumed, it decides the same.
+    The rule remembers nothing but a row of high losses that has not ended, and looks at steps, not
+    at the clock: wherever a run that is `calm` is stopped and resumed, it decides the same.
     """
 
     def __init__(self) -> None:

@@ -5,13 +5,10 @@ for the device: losses stay there until they are reported.
 """
 
 import math
-import os
-import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, Final
 
 import torch
@@ -20,8 +17,10 @@ from torch import Tensor, nn
 from dnamamba.errors import DnamambaError
 from dnamamba.evaluation.language import Autocast, Objective
 from dnamamba.models.heads import LanguageModel
+from dnamamba.training.divergence import DivergedError, Watch
 from dnamamba.training.optimizer import OptimizerConfig
 from dnamamba.training.schedule import learning_rate
+from dnamamba.training.signals import StopRequest
 
 REPORT_SECONDS: Final = 0.5
 """How long losses may wait on the device before they are read."""
@@ -79,45 +78,6 @@ class Callbacks:
     report: Callable[[list[Row]], None]
     validate: Callable[[int], None]
     save: Callable[[int], None]
-
-
-class DivergedError(DnamambaError):
-    """The loss or the gradient of a step is not finite."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(f"the loss is not finite at step {step}")
-        self.step = step
-
-
-class StopRequest:
-    """Whether a signal has asked the run to end, and which one."""
-
-    signal: int | None = None
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[StopRequest]:
-    """Turn SIGTERM and SIGINT into a `StopRequest`; a second SIGINT interrupts at once."""
-    request = StopRequest()
-    owner = os.getpid()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        del frame
-        if os.getpid() != owner:  # a forked reader: the owner ends it
-            if number == signal.SIGTERM:
-                os._exit(0)
-            return
-        if number == signal.SIGINT and request.signal is not None:
-            raise KeyboardInterrupt
-        request.signal = number
-
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, ask) for number in numbers}
-    try:
-        yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def train_step(
@@ -189,12 +149,15 @@ def fit(
     optimizer_config: OptimizerConfig,
     device: torch.device,
     stop: StopRequest,
+    skipped: Collection[range] = (),
     autocast: Autocast = nullcontext,
 ) -> int:
     """Train from step `start` to `config.steps`, or until `stop` asks for an end.
 
     The last step is always saved, and so is the one at which a signal arrived; to validate the
-    last one is left to the caller.
+    last one is left to the caller. Weights are validated before the step that changes them, so that
+    whoever resumes from a checkpoint begins with the validation that is due there. In the middle of
+    what may become an explosion nothing is saved or validated.
 
     Parameters
     ----------
@@ -202,6 +165,8 @@ def fit(
         (batch, length) uint8 codes of steps `start`, `start` + 1, ...
     callbacks
         Called after the steps at which they are due.
+    skipped
+        Steps, counted from 0, whose windows are left out: they change no weights and have no row.
 
     Returns
     -------
@@ -210,58 +175,82 @@ def fit(
     Raises
     ------
     DivergedError
-        At the first step whose loss or gradient is not finite, before anything of it is saved.
+        At the first step whose loss or gradient is not finite, and where the loss explodes, before
+        anything of it is saved.
     """
     pending: list[tuple[int, float, Tensor]] = []
+    watch = Watch()
     read_at = time.monotonic()
-    done = start
-    model.train()
-    for step, codes in enumerate(batches, start):
-        lr = learning_rate(
-            step,
-            config.steps,
-            optimizer_config.lr,
-            warmup=optimizer_config.warmup,
-            floor=optimizer_config.floor,
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        outcome = train_step(
-            model,
-            optimizer,
-            objective,
-            codes.to(device, non_blocking=True),
-            step,
-            micro_batch=config.micro_batch,
-            clip=optimizer_config.clip,
-            autocast=autocast,
-        )
-        done = step + 1
-        pending.append((done, lr, outcome))
-        last = done == config.steps
-        stopped = stop.signal is not None
-        validate = not (stopped or last) and done % config.validate_every == 0
-        save = stopped or last or done % config.checkpoint_every == 0
-        if validate or save or time.monotonic() - read_at > REPORT_SECONDS:
-            callbacks.report(_read(pending))
+    done = saved = start
+
+    def report() -> None:
+        nonlocal read_at
+        if pending:
+            callbacks.report(_read(pending, watch))
             pending.clear()
-            read_at = time.monotonic()
-        if validate:
-            callbacks.validate(done)
-        if save:
-            callbacks.save(done)
-        if last or stopped:
+        read_at = time.monotonic()
+
+    model.train()
+    for step, codes in enumerate(_until_stopped(batches, stop), start):
+        if step and step % config.validate_every == 0:
+            report()
+            if watch.calm:
+                callbacks.validate(step)
+            if stop.signal is not None:
+                break
+        if not any(step in steps for steps in skipped):
+            lr = learning_rate(
+                step,
+                config.steps,
+                optimizer_config.lr,
+                warmup=optimizer_config.warmup,
+                floor=optimizer_config.floor,
+            )
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            outcome = train_step(
+                model,
+                optimizer,
+                objective,
+                codes.to(device, non_blocking=True),
+                step,
+                micro_batch=config.micro_batch,
+                clip=optimizer_config.clip,
+                autocast=autocast,
+            )
+            pending.append((step + 1, lr, outcome))
+        done = step + 1
+        if done == config.steps or stop.signal is not None:
             break
+        due = done % config.checkpoint_every == 0
+        if due or time.monotonic() - read_at > REPORT_SECONDS:
+            report()
+        if due and watch.calm:
+            callbacks.save(done)
+            saved = done
+    report()
+    if done > saved and (watch.calm or done == config.steps):
+        callbacks.save(done)
     return done
 
 
-def _read(pending: list[tuple[int, float, Tensor]]) -> list[Row]:
+def _until_stopped(batches: Iterable[Tensor], stop: StopRequest) -> Iterator[Tensor]:
+    """End quietly where a signal to the whole group has ended the processes that read, too."""
+    try:
+        yield from batches
+    except DnamambaError:
+        if stop.signal is None:
+            raise
+
+
+def _read(pending: list[tuple[int, float, Tensor]], watch: Watch) -> list[Row]:
     values: list[list[float]] = torch.stack([outcome for _, _, outcome in pending]).tolist()
     rows = []
     for (step, lr, _), (nats, weight, norm) in zip(pending, values, strict=True):
         if not (math.isfinite(nats) and math.isfinite(norm)):
-            raise DivergedError(step)
+            raise DivergedError(f"the loss is not finite at step {step}", range(step - 1, step))
         bits = nats / weight / math.log(2) if weight > 0 else math.nan
+        watch.see(step, bits)
         rows.append(Row(step, lr, bits, norm))
     return rows
 

@@ -48,22 +48,35 @@ class Monitor:
     def __init__(
         self, path: Path, *, start: int, steps: int, step_bases: int, device: torch.device
     ) -> None:
+        self._path = path
         self._metrics = Metrics(path, COLUMNS)
-        self._metrics.rewind(start)
         self._steps = steps
         self._step_bases = step_bases
         self._device = device
-        self._before = _last_seconds(path)
-        self._started = self._line_at = time.monotonic()
-        self._done = self._first = start
-        self._bits, self._averaged = 0.0, 0
         self._bar = progress(steps * step_bases, "pretrain", "b")
-        self._bar.initial = self._bar.n = start * step_bases
+        self._bar.initial = start * step_bases
+        self._started = self._line_at = time.monotonic()
+        self._before = 0.0
+        self.rewind(start)
+        self._before = _last_seconds(path)
 
     @property
     def seconds(self) -> float:
         """Seconds spent, those before a resume included."""
         return self._before + time.monotonic() - self._started
+
+    def rewind(self, step: int) -> None:
+        """Go back to `step`: forget all that came after it, but for the time it took."""
+        self._before, self._started = self.seconds, time.monotonic()
+        self._metrics.rewind(step)
+        self._validated = _last_validated(self._path)
+        self._done = self._first = step
+        self._bits, self._averaged = 0.0, 0
+        self._bar.n = step * self._step_bases
+
+    def is_validated(self, step: int) -> bool:
+        """Say whether the validation at `step` is written down."""
+        return step <= self._validated
 
     def report(self, rows: list[Row]) -> None:
         """Write finished steps to metrics.tsv and move the bar."""
@@ -89,8 +102,19 @@ class Monitor:
             logger.info("%s", self._line())
 
     def validated(self, step: int, score: Score) -> None:
-        """Write a validation to metrics.tsv, and log it."""
+        """Write a validation to metrics.tsv, if it is not there yet, and log it."""
         _, low, high = score.interval()
+        if not self.is_validated(step):
+            self._add_validation(step, score, low, high)
+        logger.info(
+            "step %s: held out %.4f bits per base%s, accuracy %.3f",
+            f"{step:,}",
+            score.bits_per_base,
+            "" if math.isnan(low) else f" (95 % interval {low:.4f}-{high:.4f})",
+            score.accuracy,
+        )
+
+    def _add_validation(self, step: int, score: Score, low: float, high: float) -> None:
         self._metrics.add(
             {
                 "step": step,
@@ -103,13 +127,7 @@ class Monitor:
                 "valid_accuracy": score.accuracy,
             }
         )
-        logger.info(
-            "step %s: held out %.4f bits per base%s, accuracy %.3f",
-            f"{step:,}",
-            score.bits_per_base,
-            "" if math.isnan(low) else f" (95 % interval {low:.4f}-{high:.4f})",
-            score.accuracy,
-        )
+        self._validated = step
 
     def close(self) -> None:
         """Leave the bar as it stands."""
@@ -154,3 +172,9 @@ def duration_text(seconds: float) -> str:
 def _last_seconds(path: Path) -> float:
     seconds = read_metrics(path)["seconds"]
     return float(seconds[-1]) if seconds else 0.0
+
+
+def _last_validated(path: Path) -> int:
+    metrics = read_metrics(path)
+    rows = zip(metrics["step"], metrics["valid_bits"], strict=True)
+    return max((int(step) for step, bits in rows if bits), default=0)

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from dnamamba.training.checkpoint import (
-    drop_states_after,
     list_states,
     read_settings,
     restore_state,
+    state_step,
     write_state,
 )
 
@@ -71,11 +71,13 @@ class Checkpoints:
         The step of that state; None, and nothing is changed, where there is no such state or
         `ROLLBACKS` are used up.
         """
-        skipped = [*self.skipped, steps]
-        if len(skipped) > ROLLBACKS or min(list_states(self._run), default=steps.start + 1) > steps.start:
+        states = list_states(self._run)
+        newer = [path for path in states if state_step(path) > steps.start]
+        if len(self.skipped) == ROLLBACKS or len(newer) == len(states):
             return None
-        drop_states_after(self._run, steps.start)
+        for path in newer:
+            path.unlink()
         step = self.restore()
-        self.skipped = skipped
+        self.skipped.append(steps)
         self.save(step)
         return step

@@ -11,9 +11,10 @@ from torch import Tensor
 from dnamamba.evaluation.language import Objective, Score, score_model
 from dnamamba.models.backbone import ModelConfig
 from dnamamba.models.heads import LanguageModel
-from dnamamba.training.loop import Callbacks, LoopConfig, StopRequest, fit
+from dnamamba.training.loop import Callbacks, LoopConfig, fit
 from dnamamba.training.objectives import MaskedBase, NextBase
 from dnamamba.training.optimizer import OptimizerConfig, build_optimizer
+from dnamamba.training.signals import StopRequest
 
 CPU = torch.device("cpu")
 LENGTH = 64

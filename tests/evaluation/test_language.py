@@ -102,3 +102,8 @@ def test_the_interval_holds_the_figure() -> None:
     _, low, high = score.interval()
     assert low < score.bits_per_base < high
     assert high - low == pytest.approx(2 * 1.96 * 0.1 / math.sqrt(50), rel=0.3)
+
+
+def test_a_hopeless_score_has_an_infinite_perplexity() -> None:
+    assert Score(np.array([4000.0]), np.array([1])).perplexity == np.inf
+    assert Score(np.array([3.0]), np.array([1])).perplexity == 8.0

@@ -1,11 +1,9 @@
 """A run that was stopped, killed or damaged goes on exactly, or says why it cannot."""
 
-import random
 import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +16,9 @@ from tests.pipelines.runs import arguments, one_line, weights, without_times
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
+    ("number", "code"),
+    [(signal.SIGTERM, 0), (signal.SIGUSR1, 0), (signal.SIGINT, 130)],
+    ids=["SIGTERM", "SIGUSR1", "SIGINT"],
 )
 def test_resume_after_a_signal_is_exact(
     genome: Path,
@@ -78,25 +78,6 @@ def test_resume_after_kill_in_the_middle_of_a_write_is_exact(
     assert weights(output) == weights(straight)
     assert without_times(output / "metrics.tsv") == without_times(straight / "metrics.tsv")
     assert not list(output.rglob(".*.tmp"))
-
-
-@pytest.mark.slow
-def test_resume_after_kills_at_any_moment_is_exact(
-    genome: Path, straight: Path, tmp_path: Path
-) -> None:
-    output = tmp_path / "killed"
-    rng = random.Random(0)
-    call = [sys.executable, "-m", "dnamamba", *arguments(genome, output, "--resume")]
-    for _ in range(12):
-        process = subprocess.Popen(call, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        while process.poll() is None and not (output / FOLDER).exists():
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0.0, 3.0))
-        process.kill()
-        process.wait()
-    assert cli.run(arguments(genome, output, "--resume")) == 0
-    assert weights(output) == weights(straight)
-    assert without_times(output / "metrics.tsv") == without_times(straight / "metrics.tsv")
 
 
 def test_resume_of_nothing_starts_at_zero_and_of_a_finished_run_ends(

@@ -1,30 +1,26 @@
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Collection, Iterator
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from dnamamba.errors import DnamambaError
 from dnamamba.models.backbone import ModelConfig
 from dnamamba.models.heads import LanguageModel
+from dnamamba.training.divergence import EXPLODED_BITS, PATIENCE, DivergedError
 from dnamamba.training.loop import (
     Callbacks,
-    DivergedError,
     LoopConfig,
     Row,
-    StopRequest,
     accumulate_gradients,
     autocast_to,
     fit,
     seconds_per_step,
-    stop_on_signal,
 )
 from dnamamba.training.objectives import NextBase
 from dnamamba.training.optimizer import OptimizerConfig
+from dnamamba.training.signals import StopRequest
 
 CPU = torch.device("cpu")
 
@@ -72,6 +68,7 @@ def run(
     stop: StopRequest | None = None,
     batches: Iterator[Tensor] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
+    skipped: Collection[range] = (),
 ) -> int:
     return fit(
         model,
@@ -86,6 +83,7 @@ def run(
         optimizer_config=OptimizerConfig(),
         device=CPU,
         stop=stop or StopRequest(),
+        skipped=skipped,
     )
 
 
@@ -167,8 +165,93 @@ def test_a_loss_that_is_not_finite_ends_the_run_unsaved() -> None:
     diary = Diary()
     with pytest.raises(DivergedError) as raised:
         run(model, diary, batches=poison())
-    assert raised.value.step == 5
+    assert raised.value.steps == range(4, 5)
+    assert "at step 5" in str(raised.value)
     assert diary.saved == [3]
+
+
+def louder(model: LanguageModel, steps: Collection[int]) -> Iterator[Tensor]:
+    """Serve batches; at `steps` the logits are far too large, as no update makes them."""
+    weight = model.backbone.norm_f.weight
+    for step, codes in enumerate(all_codes()):
+        calm = weight.detach().clone()
+        if step in steps:
+            weight.data.mul_(1e4)
+        yield codes
+        if step in steps:
+            weight.data.copy_(calm)
+
+
+def test_an_exploding_loss_ends_the_run_and_nothing_is_saved_on_the_way() -> None:
+    model, diary = build(), Diary()
+    steps = PATIENCE + 10
+    with pytest.raises(DivergedError) as raised:
+        run(model, diary, steps=steps, batches=louder(model, range(4, steps)))
+    assert raised.value.steps == range(3, 4 + PATIENCE)
+    assert f"above {EXPLODED_BITS:g} bits from step 5 to step {4 + PATIENCE}" in str(raised.value)
+    assert diary.saved == [3]
+
+
+def test_a_spike_delays_a_checkpoint_and_no_more() -> None:
+    model, diary = build(), Diary()
+    spike = range(4, 4 + PATIENCE - 1)
+    assert run(model, diary, steps=20, batches=louder(model, spike)) == 20
+    assert max(row.bits for row in diary.rows) > EXPLODED_BITS
+    assert diary.validated == [4, 16]
+    assert diary.saved == [3, 15, 18, 20]
+
+
+def test_a_stop_amid_a_spike_leaves_the_checkpoint_before() -> None:
+    model, diary, stop = build(), Diary(), StopRequest()
+
+    def stopped() -> Iterator[Tensor]:
+        for step, codes in enumerate(louder(model, range(4, 20))):
+            stop.signal = signal.SIGTERM if step == 6 else None
+            yield codes
+
+    assert run(model, diary, steps=20, batches=stopped(), stop=stop) == 7
+    assert diary.saved == [3]
+
+
+def test_skipped_steps_change_no_weights_and_have_no_row() -> None:
+    model, diary = build(), Diary()
+    passed: list[list[Tensor]] = []
+
+    def noted() -> Iterator[Tensor]:
+        for codes in all_codes():
+            passed.append([parameter.detach().clone() for parameter in model.parameters()])
+            yield codes
+
+    run(model, diary, batches=noted(), skipped=[range(2, 4), range(8, 10)])
+    assert [row.step for row in diary.rows] == [1, 2, 5, 6, 7, 8]
+    assert diary.validated == [4, 8]
+    assert diary.saved == [3, 6, 9, 10]
+    assert all(map(torch.equal, passed[2], passed[4]))
+    assert not all(map(torch.equal, passed[4], passed[5]))
+
+
+def test_a_resume_begins_with_the_validation_that_is_due() -> None:
+    diary = Diary()
+    run(build(), diary, start=4, steps=8)
+    assert diary.validated == [4]
+
+
+@pytest.mark.parametrize("number", [None, signal.SIGTERM])
+def test_readers_may_die_of_the_signal_that_stops_the_run(number: int | None) -> None:
+    stop, diary = StopRequest(), Diary()
+
+    def dying() -> Iterator[Tensor]:
+        yield codes_of_step(0)
+        stop.signal = number
+        raise DnamambaError("a process that reads windows died")
+
+    if number is None:
+        with pytest.raises(DnamambaError, match="died"):
+            run(build(), diary, batches=dying(), stop=stop)
+        assert diary.saved == []
+    else:
+        assert run(build(), diary, batches=dying(), stop=stop) == 1
+        assert diary.saved == [1]
 
 
 def test_timing_leaves_weights_and_gradients_alone() -> None:
@@ -186,34 +269,3 @@ def test_bf16_is_a_context_of_its_own() -> None:
         assert linear(torch.ones(1, 2)).dtype == torch.bfloat16
     with autocast_to("fp32", CPU)():
         assert linear(torch.ones(1, 2)).dtype == torch.float32
-
-
-def test_signals_ask_for_an_end_and_are_handed_back() -> None:
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    with stop_on_signal() as stop:
-        assert stop.signal is None
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.signal == signal.SIGTERM
-    with stop_on_signal() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.signal == signal.SIGINT
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
-
-
-def test_a_forked_reader_dies_of_sigterm_and_outlives_sigint(tmp_path: Path) -> None:
-    script = tmp_path / "fork.py"
-    script.write_text(
-        "import os, signal, time\n"
-        "from dnamamba.training.loop import stop_on_signal\n"
-        "with stop_on_signal() as stop:\n"
-        "    child = os.fork()\n"
-        "    if not child:\n"
-        "        os.kill(os.getpid(), signal.SIGINT)\n"
-        "        os.kill(os.getpid(), signal.SIGTERM)\n"
-        "        os._exit(9)\n"
-        "    print(os.waitpid(child, 0)[1], stop.signal)\n"
-    )
-    result = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
-    assert result.stdout.split() == ["0", "None"]
