@@ -197,6 +197,7 @@ def _count(name: str, text: str) -> Callable[[Function], Function]:
 @_count("steps", "Optimiser steps, instead of --tokens.")
 @_count("batch", "Windows a step.")
 @_count("micro-batch", "Windows a forward and backward pass.  [default: what fits]")
+@_count("tbptt", "Bases that gradients reach back over, for longer windows than memory holds.")
 @click.option("--objective", type=click.Choice(["next", "masked"]), help="[default: next]")
 @click.option("--bidirectional", is_flag=True, default=None, help="Read both ways (masked only).")
 @click.option(

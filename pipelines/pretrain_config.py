@@ -43,6 +43,9 @@ class PretrainConfig:
         Windows a step.
     micro_batch
         Windows a forward and backward pass.
+    tbptt
+        Bases that gradients reach back over: longer windows are read in segments of so many, each
+        from the exact state that the one before left. None is whole windows.
     objective
         Predict the next base, or masked ones.
     bidirectional, symmetry
@@ -80,6 +83,7 @@ class PretrainConfig:
     tokens: int | None = None
     batch: int | None = None
     micro_batch: int | None = None
+    tbptt: int | None = None
     objective: Literal["next", "masked"] = "next"
     bidirectional: bool = False
     symmetry: Symmetry = "none"
@@ -120,12 +124,14 @@ def require_sound(config: PretrainConfig) -> None:
     for one, other in (("steps", "tokens"), ("holdout", "split")):
         if getattr(config, one) is not None and getattr(config, other) is not None:
             faults.append(f"{one} and {other}: give one of them")
-    counts = ("length", "steps", "tokens", "batch", "micro_batch", "validate_every")
+    counts = ("length", "steps", "tokens", "batch", "micro_batch", "tbptt", "validate_every")
     for name in (*counts, "checkpoint_every", "held_out_bases"):
         value = getattr(config, name)
         least = 2 if name == "length" else 1
         if value is not None and value < least:
             faults.append(f"{name} {value}: give {least} or more")
+    if config.tbptt is not None and (config.bidirectional or config.symmetry != "none"):
+        faults.append("tbptt: a model that reads both ways or both strands has no state to carry")
     if not 0 <= config.soft_mask_weight <= 1:
         faults.append(f"soft_mask_weight {config.soft_mask_weight:g}: give a value from 0 to 1")
     if config.backend not in BACKENDS:
@@ -250,11 +256,17 @@ def choose_steps(
                 codes,
                 autocast,
                 recompute=ways,
+                tbptt=config.tbptt,
                 whole=config.micro_batch is not None,
             )
         if steps is None:
             seconds = seconds_per_step(
-                model, objective, codes[:micro_batch], batch=batch, autocast=autocast
+                model,
+                objective,
+                codes[:micro_batch],
+                batch=batch,
+                tbptt=config.tbptt,
+                autocast=autocast,
             )
             steps = plan.affordable_steps(seconds, batch * length, windows.bases)
     return dataclasses.replace(

@@ -91,6 +91,7 @@ class Run:
             self.objective(1.0),
             batch=self.loop.micro_batch,
             device=self.device,
+            segment=self.config.tbptt,
             autocast=self.autocast,
         )
 

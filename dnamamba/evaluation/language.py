@@ -114,6 +114,7 @@ def score_model(
     *,
     batch: int,
     device: torch.device,
+    segment: int | None = None,
     autocast: Autocast = nullcontext,
 ) -> Score:
     """Score a model on held-out windows in one pass.
@@ -130,6 +131,9 @@ def score_model(
         Windows a forward pass.
     device
         Where the model lies.
+    segment
+        Read a window in segments of so many bases, each from the state that the one before left,
+        which the model then takes and gives back; None reads it at once.
     autocast
         The context of the forward pass.
     """
@@ -137,13 +141,22 @@ def score_model(
     model.eval()
     sums = []
     for first, codes in batches(windows, batch):
-        inputs, targets, weights = objective(codes.to(device), 0, first)
-        with autocast():
-            logits = model(inputs)
-        scored = weights > 0
-        nats = cross_entropy(logits, targets).masked_fill(~scored, 0.0).sum(1)
-        correct = ((logits.argmax(-1) == targets) & scored).sum(1)
-        sums.append(torch.stack([nats, correct.float(), scored.sum(1).float()], 1).cpu())
+        parts = (
+            torch.split(tensor, segment or tensor.shape[1], 1)
+            for tensor in objective(codes.to(device), 0, first)
+        )
+        state, total = None, torch.zeros(len(codes), 3, device=device)
+        for inputs, targets, weights in zip(*parts, strict=True):
+            with autocast():
+                if segment is None:
+                    logits = model(inputs)
+                else:
+                    logits, state = model(inputs, state, return_state=True)
+            scored = weights > 0
+            nats = cross_entropy(logits, targets).masked_fill(~scored, 0.0).sum(1)
+            correct = ((logits.argmax(-1) == targets) & scored).sum(1)
+            total += torch.stack([nats, correct.float(), scored.sum(1).float()], 1)
+        sums.append(total.cpu())
     model.train(training)
     nats, correct, bases = torch.cat(sums).double().numpy().T
     return Score(nats / math.log(2), bases.astype(np.int64), float(correct.sum() / bases.sum()))

@@ -70,6 +70,11 @@ class ModelConfig:
         return self.dt_rank if self.dt_rank is not None else math.ceil(self.d_model / 16)
 
     @property
+    def reads_more_than_one_way(self) -> bool:
+        """Whether there may be no state to carry: both directions, or both strands, are read."""
+        return self.bidirectional or self.symmetry != "none"
+
+    @property
     def d_hidden(self) -> int:
         """Channels of `LanguageModel.hidden`: d_model for each strand that it keeps."""
         return 2 * self.d_model if self.symmetry == "shared" else self.d_model
@@ -176,6 +181,13 @@ class Backbone(nn.Module):
     def initial_state(self, batch: int) -> State:
         """Return the state before the first base."""
         return tuple(mixer.initial_state(batch) for mixer in self._mixers())
+
+
+def detached(state: State | None) -> State | None:
+    """Return a state through which no gradient passes."""
+    if state is None:
+        return None
+    return tuple(type(part)(*(tensor.detach() for tensor in part)) for part in state)
 
 
 def _mixer(config: ModelConfig) -> nn.Module:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dnamamba.errors import DnamambaError
 from dnamamba.evaluation.language import Autocast, Objective
+from dnamamba.models.backbone import detached
 from dnamamba.models.heads import LanguageModel
 from dnamamba.training.divergence import DivergedError, Watch
 from dnamamba.training.optimizer import OptimizerConfig
@@ -38,6 +39,9 @@ class LoopConfig:
         Windows a step.
     micro_batch
         Windows a forward and backward pass; their gradients add up to the batch's.
+    tbptt
+        Bases that gradients reach back over at most: a window is read in segments of so many, each
+        from the exact state that the one before left; None reads it at once.
     validate_every, checkpoint_every
         Steps between two validations, and between two checkpoints.
     """
@@ -47,6 +51,7 @@ class LoopConfig:
     micro_batch: int
     validate_every: int
     checkpoint_every: int
+    tbptt: int | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ def train_step(
     *,
     micro_batch: int,
     clip: float,
+    tbptt: int | None = None,
     autocast: Autocast = nullcontext,
 ) -> Tensor:
     """Take one optimiser step on (batch, length) uint8 codes that lie on the model's device.
@@ -101,7 +107,7 @@ def train_step(
     """
     optimizer.zero_grad(set_to_none=True)
     nats, weight = accumulate_gradients(
-        model, objective, codes, step, micro_batch=micro_batch, autocast=autocast
+        model, objective, codes, step, micro_batch=micro_batch, tbptt=tbptt, autocast=autocast
     )
     norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
     optimizer.step()
@@ -115,9 +121,10 @@ def accumulate_gradients(
     step: int,
     *,
     micro_batch: int,
+    tbptt: int | None = None,
     autocast: Autocast = nullcontext,
 ) -> tuple[Tensor, Tensor]:
-    """Add the gradient of the batch's mean loss, micro-batch by micro-batch.
+    """Add the gradient of the batch's mean loss, micro-batch by micro-batch, segment by segment.
 
     Returns
     -------
@@ -129,11 +136,18 @@ def accumulate_gradients(
     nats = torch.zeros_like(weight)
     parts = (torch.split(tensor, micro_batch) for tensor in batch)
     for inputs, targets, weights in zip(*parts, strict=True):
-        with autocast():
-            scored, _ = model.nats(inputs, targets)
-        loss = (scored * weights).sum()
-        (loss * share).backward()
-        nats += loss.detach()
+        segments = zip(
+            *(torch.split(part, tbptt or part.shape[1], 1) for part in (inputs, targets, weights)),
+            strict=True,
+        )
+        state = None
+        for ids, asked, weighed in segments:
+            with autocast():
+                scored, state = model.nats(ids, asked, state, return_state=tbptt is not None)
+            loss = (scored * weighed).sum()
+            (loss * share).backward()
+            nats += loss.detach()
+            state = detached(state)
     return nats, weight
 
 
@@ -216,6 +230,7 @@ def fit(
                 step,
                 micro_batch=config.micro_batch,
                 clip=optimizer_config.clip,
+                tbptt=config.tbptt,
                 autocast=autocast,
             )
             pending.append((step + 1, lr, outcome))
@@ -272,6 +287,7 @@ def seconds_per_step(
     codes: Tensor,
     *,
     batch: int,
+    tbptt: int | None = None,
     autocast: Autocast = nullcontext,
 ) -> float:
     """Time forward and backward passes of one micro-batch; the weights stay as they are.
@@ -291,7 +307,7 @@ def seconds_per_step(
     for _ in range(4):
         started = time.perf_counter()
         nats, _ = accumulate_gradients(
-            model, objective, codes, 0, micro_batch=len(codes), autocast=autocast
+            model, objective, codes, 0, micro_batch=len(codes), tbptt=tbptt, autocast=autocast
         )
         nats.item()  # waits for the device
         seconds.append(time.perf_counter() - started)

@@ -75,6 +75,7 @@ def fit_memory(
     autocast: Autocast,
     *,
     recompute: Sequence[Recompute],
+    tbptt: int | None = None,
     whole: bool = False,
 ) -> tuple[int, Recompute]:
     """Find how many of the windows `codes` one pass can hold, and with how much made again.
@@ -90,6 +91,8 @@ def fit_memory(
         (windows, length) uint8 on the model's device.
     recompute
         Ways to try, in this order.
+    tbptt
+        As in `LoopConfig`.
     whole
         Whether a pass has to hold all windows.
 
@@ -105,20 +108,29 @@ def fit_memory(
     trials += [(sizes[-1], way) for way in recompute[1:]]
     for size, way in trials:
         model.recompute = way
-        if _fits(model, objective, codes[:size], autocast):
+        if _fits(model, objective, codes[:size], tbptt, autocast):
             return size, way
     smaller = "--micro-batch, --length" if sizes[-1] > 1 else "--length"
-    thrifty = "" if recompute[-1] == "block" else ", or --recompute block"
+    ways = "" if recompute[-1] == "block" else ", or --recompute block"
+    ways += "" if tbptt or model.config.reads_more_than_one_way else ", or --tbptt"
     raise DnamambaError(
         f"{sizes[-1]} x {codes.shape[1]:,} bases do not fit into the memory of {codes.device}: "
-        f"choose a smaller {smaller} or --preset{thrifty}"
+        f"choose a smaller {smaller} or --preset{ways}"
     )
 
 
-def _fits(model: LanguageModel, objective: Objective, codes: Tensor, autocast: Autocast) -> bool:
+def _fits(
+    model: LanguageModel,
+    objective: Objective,
+    codes: Tensor,
+    tbptt: int | None,
+    autocast: Autocast,
+) -> bool:
     """Try a forward and backward pass."""
     try:
-        accumulate_gradients(model, objective, codes, 0, micro_batch=len(codes), autocast=autocast)
+        accumulate_gradients(
+            model, objective, codes, 0, micro_batch=len(codes), tbptt=tbptt, autocast=autocast
+        )
     except torch.OutOfMemoryError:
         return False
     finally:

@@ -13,6 +13,8 @@ from dnamamba.evaluation.language import (
     score_model,
 )
 from dnamamba.evaluation.markov import Markov
+from dnamamba.models.backbone import ModelConfig
+from dnamamba.models.heads import LanguageModel
 from dnamamba.training.objectives import MaskedBase, NextBase
 
 CPU = torch.device("cpu")
@@ -107,3 +109,14 @@ def test_the_interval_holds_the_figure() -> None:
 def test_a_hopeless_score_has_an_infinite_perplexity() -> None:
     assert Score(np.array([4000.0]), np.array([1])).perplexity == np.inf
     assert Score(np.array([3.0]), np.array([1])).perplexity == 8.0
+
+
+def test_scores_by_segments_are_those_of_whole_windows() -> None:
+    torch.manual_seed(0)
+    model = LanguageModel(ModelConfig(d_model=8, n_layer=2, d_state=4)).double()
+    windows = torch.randint(0, 5, (3, 50), dtype=torch.uint8).unbind()
+    objective = NextBase(model.tokens)
+    whole = score_model(model, windows, objective, batch=2, device=CPU)
+    parts = score_model(model, windows, objective, batch=2, device=CPU, segment=16)
+    np.testing.assert_allclose(parts.bits, whole.bits, rtol=1e-6)
+    assert parts.accuracy == whole.accuracy

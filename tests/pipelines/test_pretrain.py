@@ -89,6 +89,20 @@ def test_recomputing_learns_the_same_bit_for_bit(
     assert weights(tmp_path / "run") == weights(straight)
 
 
+def test_truncated_back_propagation_asks_the_same(
+    genome: Path, straight: Path, tmp_path: Path
+) -> None:
+    """The first loss is that of whole windows; the gradient is another."""
+    assert cli.run(arguments(genome, tmp_path / "run", "--tbptt", "16")) == 0
+    rows = [
+        (path / "metrics.tsv").read_text().splitlines()[1].split("\t")
+        for path in (straight, tmp_path / "run")
+    ]
+    assert float(rows[1][4]) == pytest.approx(float(rows[0][4]), rel=1e-5)
+    assert rows[1][5] != rows[0][5]
+    assert weights(tmp_path / "run") != weights(straight)
+
+
 def test_force_starts_anew(genome: Path, straight: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     assert cli.run(arguments(genome, output, "--seed", "1", "--steps", "2")) == 0
@@ -165,6 +179,12 @@ BAD = {
     "no such BED": (good, ["--split", "missing.bed"], 1, ["missing.bed"]),
     "unknown preset": (good, ["--preset", "2g"], 2, ["2g", "1.4m"]),
     "sees the future": (good, ["--bidirectional"], 2, ["bidirectional", "masked"]),
+    "no state to carry": (
+        good,
+        ["--tbptt", "16", "--objective", "masked", "--bidirectional"],
+        2,
+        ["tbptt", "both ways"],
+    ),
     "not a count": (good, ["--tokens", "many"], 2, ["many", "2.5M"]),
     "learning rate": (good, ["--lr", "-1"], 2, ["lr -1"]),
     "two faults": (good, ["--preset", "2g", "--soft-mask-weight", "2"], 2, ["2g", "soft_mask"]),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dnamamba.errors import DnamambaError
-from dnamamba.models.backbone import ModelConfig
+from dnamamba.models.backbone import ModelConfig, detached
 from dnamamba.models.heads import LanguageModel
 from dnamamba.training.divergence import EXPLODED_BITS, PATIENCE, DivergedError
 from dnamamba.training.loop import (
@@ -269,3 +269,34 @@ def test_bf16_is_a_context_of_its_own() -> None:
         assert linear(torch.ones(1, 2)).dtype == torch.bfloat16
     with autocast_to("fp32", CPU)():
         assert linear(torch.ones(1, 2)).dtype == torch.float32
+
+
+def test_segments_carry_the_exact_state_and_cut_the_gradient() -> None:
+    """The loss is that of whole windows; the gradient that of segments from detached states."""
+    codes, objective = codes_of_step(0), NextBase(tokens, 0.5)
+    model = build()
+    whole = accumulate_gradients(model, objective, codes, 0, micro_batch=6)
+    model.zero_grad()
+    nats, weight = accumulate_gradients(model, objective, codes, 0, micro_batch=4, tbptt=7)
+    torch.testing.assert_close((nats, weight), whole)
+
+    wanted, state = build(), None
+    batch = objective(codes, 0, 0)
+    for start in (0, 7, 14):
+        ids, targets, weights = (tensor[:, start : start + 7] for tensor in batch)
+        scored, state = wanted.nats(ids, targets, detached(state), return_state=True)
+        ((scored * weights).sum() / batch.weights.sum()).backward()
+    for mine, theirs in zip(model.parameters(), wanted.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+def test_a_segment_as_long_as_the_window_changes_nothing() -> None:
+    found = []
+    for tbptt in (None, 20, 50):
+        model = build()
+        accumulate_gradients(
+            model, NextBase(tokens), codes_of_step(0), 0, micro_batch=6, tbptt=tbptt
+        )
+        found.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(found[0], found[1])
+    torch.testing.assert_close(found[0], found[2])
