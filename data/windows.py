@@ -91,6 +91,8 @@ class TrainingWindows(Dataset[torch.Tensor]):
         self.sources = tuple(sources)
         self.length = length
         self.reverse_complement = reverse_complement
+        self._seed = seed
+        self._max_n_fraction = max_n_fraction
         self._most_missing = max_n_fraction * length
         self._key = np.array([seed % 2**64, 0], dtype=np.uint64)
         self._regions = [
@@ -107,6 +109,16 @@ class TrainingWindows(Dataset[torch.Tensor]):
         self.bases = sum(len(region) for _, region, _ in self._regions)
         starts = (len(region) - length + 1 for _, region, _ in self._regions)
         self._starts_before = [0, *accumulate(starts)]
+
+    def of_length(self, length: int) -> "TrainingWindows":
+        """Return windows of another length from the same regions, drawn with the same seed."""
+        return TrainingWindows(
+            self.sources,
+            length,
+            seed=self._seed,
+            reverse_complement=self.reverse_complement,
+            max_n_fraction=self._max_n_fraction,
+        )
 
     def window(self, step: int, index: int) -> Window:
         """Return where sample `index` of step `step` lies."""

@@ -193,6 +193,7 @@ def _count(name: str, text: str) -> Callable[[Function], Function]:
 )
 @click.option("--preset", metavar="SIZE", help=f"{', '.join(PRESETS)}.  [default: by machine]")
 @_count("length", "Bases of a window.  [default: 1024, on a GPU 8192]")
+@_count("length-warmup", "Bases of the first windows, which double in stages up to --length.")
 @_count("tokens", "Bases to read in all.  [default: ten minutes' worth]")
 @_count("steps", "Optimiser steps, instead of --tokens.")
 @_count("batch", "Windows a step.")

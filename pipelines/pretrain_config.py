@@ -25,6 +25,7 @@ from dnamamba.training.loop import LoopConfig, autocast_to, seconds_per_step
 from dnamamba.training.monitor import count_text
 from dnamamba.training.objectives import MaskedBase, NextBase
 from dnamamba.training.optimizer import OptimizerConfig
+from dnamamba.training.stages import plan_stages
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class PretrainConfig:
         Size of the model.
     length
         Bases of a window.
+    length_warmup
+        Bases of the first windows: they double, in stages of as many steps each, up to `length`,
+        with as many bases a step. None is `length` from the first step on.
     steps, tokens
         Optimiser steps, or the bases that they should read in all; give one.
     batch
@@ -79,6 +83,7 @@ class PretrainConfig:
 
     preset: str | None = None
     length: int | None = None
+    length_warmup: int | None = None
     steps: int | None = None
     tokens: int | None = None
     batch: int | None = None
@@ -124,10 +129,10 @@ def require_sound(config: PretrainConfig) -> None:
     for one, other in (("steps", "tokens"), ("holdout", "split")):
         if getattr(config, one) is not None and getattr(config, other) is not None:
             faults.append(f"{one} and {other}: give one of them")
-    counts = ("length", "steps", "tokens", "batch", "micro_batch", "tbptt", "validate_every")
-    for name in (*counts, "checkpoint_every", "held_out_bases"):
+    counts = ("length", "length_warmup", "steps", "tokens", "batch", "micro_batch", "tbptt")
+    for name in (*counts, "validate_every", "checkpoint_every", "held_out_bases"):
         value = getattr(config, name)
-        least = 2 if name == "length" else 1
+        least = 2 if name.startswith("length") else 1
         if value is not None and value < least:
             faults.append(f"{name} {value}: give {least} or more")
     if config.tbptt is not None and (config.bidirectional or config.symmetry != "none"):
@@ -269,6 +274,7 @@ def choose_steps(
                 autocast=autocast,
             )
             steps = plan.affordable_steps(seconds, batch * length, windows.bases)
+    plan_stages(steps, length, batch, config.length_warmup)
     return dataclasses.replace(
         config,
         micro_batch=micro_batch,
@@ -306,6 +312,13 @@ def log_choices(config: PretrainConfig, chosen: PretrainConfig, bases: int) -> N
     if config.tokens is not None:
         said.add("steps")
     values = {name: getattr(chosen, name) for name in ("preset", "length", "batch", "steps")}
+    stages = plan_stages(values["steps"], values["length"], values["batch"], chosen.length_warmup)
+    if len(stages) > 1:
+        logger.info(
+            "length warm-up: windows of %s bases, %s steps each",
+            ", ".join(f"{stage.length:,}" for stage in stages),
+            f"{len(stages[0].steps):,}",
+        )
     if left := {name: value for name, value in values.items() if name not in said}:
         logger.info(
             "sized to end in ten minutes here: %s",

@@ -3,18 +3,18 @@
 import dataclasses
 import math
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from dnamamba.config import to_dict
 from dnamamba.data.feeder import feed
-from dnamamba.data.windows import HeldOutWindows, TrainingWindows
+from dnamamba.data.windows import HeldOutWindows, TrainingWindows, Window
 from dnamamba.errors import DnamambaError
 from dnamamba.evaluation.language import (
     Autocast,
@@ -45,6 +45,7 @@ from dnamamba.training.monitor import Monitor
 from dnamamba.training.optimizer import build_optimizer
 from dnamamba.training.rollback import ROLLBACKS, Checkpoints
 from dnamamba.training.signals import Interruption, StopRequest, stop_on_signal
+from dnamamba.training.stages import Stage, plan_stages
 
 METRICS: Final = "metrics.tsv"
 RESULTS: Final = "results.tsv"
@@ -78,6 +79,32 @@ class Run:
     def autocast(self) -> Autocast:
         """The context of a forward pass."""
         return autocast_to(self.config.precision, self.device)
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The stages of its length warm-up, or one."""
+        return plan_stages(
+            self.loop.steps, self.windows.length, self.loop.batch, self.config.length_warmup
+        )
+
+    def batches(self, start: int, workers: int) -> Iterator[Tensor]:
+        """Read the batch of each step from `start` on."""
+        for stage in self.stages:
+            if start < stage.steps.stop:
+                yield from feed(
+                    self.windows.of_length(stage.length),
+                    range(max(start, stage.steps.start), stage.steps.stop),
+                    stage.batch,
+                    workers=workers,
+                    pin=self.device.type == "cuda",
+                )
+
+    def windows_of(self, step: int) -> Iterator[Window]:
+        """Tell which windows a step reads."""
+        for stage in self.stages:
+            if step in stage.steps:
+                windows = self.windows.of_length(stage.length)
+                yield from (windows.window(step, index) for index in range(stage.batch))
 
     def objective(self, soft_mask_weight: float) -> Objective:
         """Make the objective: weighted for training, or with a weight of one to be scored."""
@@ -166,13 +193,7 @@ def _fit(
                     run.model,
                     optimizer,
                     run.objective(run.config.soft_mask_weight),
-                    feed(
-                        run.windows,
-                        range(start, run.loop.steps),
-                        run.loop.batch,
-                        workers=workers,
-                        pin=run.device.type == "cuda",
-                    ),
+                    run.batches(start, workers),
                     Callbacks(monitor.report, validate, save),
                     start=start,
                     config=run.loop,
@@ -196,11 +217,9 @@ def _fit(
 
 def _roll_back(run: Run, checkpoints: Checkpoints, error: DivergedError) -> int:
     """Go back to the last good checkpoint, say so, and return its step."""
-    windows = (
-        run.windows.window(step, index) for step in error.steps for index in range(run.loop.batch)
-    )
-    names = ", ".join(str(window.region) for window in islice(windows, 3))
-    left = len(error.steps) * run.loop.batch - 3
+    windows = [window for step in error.steps for window in run.windows_of(step)]
+    names = ", ".join(str(window.region) for window in windows[:3])
+    left = len(windows) - 3
     where = f"{error} (windows {names}{f' and {left} more' if left > 0 else ''})"
     start = checkpoints.roll_back(error.steps)
     if start is None:

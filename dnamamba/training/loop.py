@@ -38,7 +38,10 @@ class LoopConfig:
     batch
         Windows a step.
     micro_batch
-        Windows a forward and backward pass; their gradients add up to the batch's.
+        Windows a forward and backward pass; their gradients add up to the batch's. Shorter windows
+        of a length warm-up are as many more as make the same bases.
+    length
+        Bases of a window.
     tbptt
         Bases that gradients reach back over at most: a window is read in segments of so many, each
         from the exact state that the one before left; None reads it at once.
@@ -49,6 +52,7 @@ class LoopConfig:
     steps: int
     batch: int
     micro_batch: int
+    length: int
     validate_every: int
     checkpoint_every: int
     tbptt: int | None = None
@@ -228,7 +232,7 @@ def fit(
                 objective,
                 codes.to(device, non_blocking=True),
                 step,
-                micro_batch=config.micro_batch,
+                micro_batch=config.micro_batch * config.length // codes.shape[1],
                 clip=optimizer_config.clip,
                 tbptt=config.tbptt,
                 autocast=autocast,

@@ -74,7 +74,7 @@ def learn(model: LanguageModel, objective: Objective, steps: int) -> Score:
         batches(),
         Callbacks(lambda rows: None, lambda step: None, lambda step: None),
         start=0,
-        config=LoopConfig(steps, BATCH, BATCH, steps, steps),
+        config=LoopConfig(steps, BATCH, BATCH, LENGTH, steps, steps),
         optimizer_config=config,
         device=CPU,
         stop=StopRequest(),

@@ -3,7 +3,9 @@ import json
 import random
 import signal
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -101,6 +103,27 @@ def test_truncated_back_propagation_asks_the_same(
     assert float(rows[1][4]) == pytest.approx(float(rows[0][4]), rel=1e-5)
     assert rows[1][5] != rows[0][5]
     assert weights(tmp_path / "run") != weights(straight)
+
+
+def test_a_length_warm_up_goes_on_exactly_where_it_was_stopped(
+    genome: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = ["--length-warmup", "16", "--micro-batch", "1"]
+    assert cli.run(arguments(genome, tmp_path / "straight", *call)) == 0
+    seen = []
+    fit = pretrain_run.fit
+
+    def stopped(*rest: Any, **options: Any) -> int:
+        batches = list(islice(rest[3], 4))
+        seen.extend(tuple(codes.shape) for codes in batches)
+        return fit(*rest[:3], iter(batches), rest[4], **options)
+
+    monkeypatch.setattr(pretrain_run, "fit", stopped)
+    assert cli.run(arguments(genome, tmp_path / "cut", *call)) == 0
+    monkeypatch.setattr(pretrain_run, "fit", fit)
+    assert cli.run(arguments(genome, tmp_path / "cut", *call, "--resume")) == 0
+    assert seen == [(12, 16), (12, 16), (6, 32), (6, 32)]
+    assert weights(tmp_path / "cut") == weights(tmp_path / "straight")
 
 
 def test_force_starts_anew(genome: Path, straight: Path, tmp_path: Path) -> None:

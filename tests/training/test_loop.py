@@ -78,7 +78,12 @@ def run(
         diary.callbacks(),
         start=start,
         config=LoopConfig(
-            steps=steps, batch=6, micro_batch=micro_batch, validate_every=4, checkpoint_every=3
+            steps=steps,
+            batch=6,
+            micro_batch=micro_batch,
+            length=20,
+            validate_every=4,
+            checkpoint_every=3,
         ),
         optimizer_config=OptimizerConfig(),
         device=CPU,
