@@ -1,6 +1,6 @@
 """What `test_split` runs in each of several processes: a part, held against the whole."""
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.distributed as dist
@@ -10,8 +10,18 @@ from torch.distributed import ProcessGroup
 from dnamamba.kernels import causal_conv1d
 from dnamamba.kernels.scan import triton_scan
 from dnamamba.models.backbone import ModelConfig
+from dnamamba.models.block import Recompute
 from dnamamba.models.heads import LanguageModel
-from tests.kernels.scan.cases import LONG, assert_close, draw, leaves_of, lengthwise, scan, weighted
+from tests.kernels.scan.cases import (
+    LONG,
+    assert_close,
+    draw,
+    gradients,
+    leaves_of,
+    lengthwise,
+    loss_weights,
+    scan,
+)
 
 LENGTHWISE = (*LONG, "B", "C")
 
@@ -39,15 +49,15 @@ def summed(tensor: Tensor, group: ProcessGroup) -> Tensor:
 
 
 def check_scan(
-    group: ProcessGroup, backend: str, dtype: torch.dtype, bound: float, sizes: dict[str, int]
+    group: ProcessGroup, backend: str, dtype: torch.dtype, bound: float, sizes: dict[str, Any]
 ) -> None:
     for reverse in (False, True):
-        drawn = {name: t.to(dtype) for name, t in draw(**sizes).items()}  # type: ignore[arg-type]
+        drawn = {name: t.to(dtype) for name, t in draw(**sizes).items()}
         first = group.rank() == (group.size() - 1 if reverse else 0)
         last = group.rank() == (0 if reverse else group.size() - 1)
         whole = leaves_of(drawn)
         y, state = scan(whole, backend=backend, reverse=reverse)
-        weighted(y, state).backward()  # type: ignore[no-untyped-call]
+        results = gradients(y, state, whole)
 
         here = part_of(group, sizes["length"])
         mine = {**lengthwise(drawn, here), "initial_state": drawn["initial_state"]}
@@ -55,28 +65,21 @@ def check_scan(
             del mine["initial_state"]
         leaves = leaves_of(mine)
         part, after = scan(leaves, backend=backend, reverse=reverse, group=group)
-        # The weights that `weighted` gives the whole.
-        generator = torch.Generator().manual_seed(99)
-        weights = [
-            torch.randn(t.shape, generator=generator, dtype=torch.float64) for t in (y, state)
-        ]
+        weights = loss_weights(y, state)
         loss = (part * weights[0][:, here]).sum()
         if last:
             loss = loss + (after * weights[1]).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        found = torch.autograd.grad(loss, list(leaves.values()))
 
-        wanted = {"y": y.detach()[:, here]}
+        wanted = {"y": results["y"][:, here]}
         got = {"y": part.detach()}
         if last:
-            wanted["last"], got["last"] = state.detach(), after.detach()
-        for name, tensor in leaves.items():
-            assert tensor.grad is not None
-            full = whole[name].grad
-            assert full is not None
-            long = name in LENGTHWISE
+            wanted["last"], got["last"] = results["last"], after.detach()
+        for name, gradient in zip(leaves, found, strict=True):
+            full, long = results[f"d{name}"], name in LENGTHWISE
             wanted[f"d{name}"] = full[:, here] if long else full
             whole_here = long or name == "initial_state"
-            got[f"d{name}"] = tensor.grad if whole_here else summed(tensor.grad, group)
+            got[f"d{name}"] = gradient if whole_here else summed(gradient, group)
         assert_close(got, wanted, bound)
 
 
@@ -89,20 +92,21 @@ def check_convolution(group: ProcessGroup) -> None:
         options: dict[str, Any] = {"activation": "silu", "reverse": reverse}
         whole = [t.clone().requires_grad_() for t in (x, weight, before)]
         y = causal_conv1d(*whole[:2], initial_state=whole[2], **options)
-        y.backward(dy)  # type: ignore[no-untyped-call]
+        wanted = torch.autograd.grad(y, whole, dy)
 
         here = part_of(group, 23)
         first = group.rank() == (group.size() - 1 if reverse else 0)
-        mine = [t.clone().requires_grad_() for t in (x[:, here], weight, before)]
+        given = (x[:, here], weight, before) if first else (x[:, here], weight)
+        mine = [t.clone().requires_grad_() for t in given]
         part = causal_conv1d(
             *mine[:2], initial_state=mine[2] if first else None, group=group, **options
         )
-        part.backward(dy[:, here])  # type: ignore[no-untyped-call]
+        dx, dweight, *dbefore = torch.autograd.grad(part, mine, dy[:, here])
         torch.testing.assert_close(part, y[:, here])
-        torch.testing.assert_close(mine[0].grad, whole[0].grad[:, here])  # type: ignore[index]
-        torch.testing.assert_close(summed(mine[1].grad, group), whole[1].grad)  # type: ignore[arg-type]
+        torch.testing.assert_close(dx, wanted[0][:, here])
+        torch.testing.assert_close(summed(dweight, group), wanted[1])
         if first:
-            torch.testing.assert_close(mine[2].grad, whole[2].grad)
+            torch.testing.assert_close(dbefore[0], wanted[2])
 
 
 def check_model(group: ProcessGroup) -> None:
@@ -116,8 +120,8 @@ def check_model(group: ProcessGroup) -> None:
     wanted = torch.autograd.grad(whole.sum(), list(model.parameters()))
     model.group = group
     here = part_of(group, 40)
-    for recompute in ("none", "scan", "block"):
-        model.recompute = recompute  # type: ignore[assignment]
+    for recompute in get_args(Recompute):
+        model.recompute = recompute
         nats, _ = model.nats(ids[:, here], ids[:, here])
         torch.testing.assert_close(nats, whole[:, here])
         for mine, full in zip(

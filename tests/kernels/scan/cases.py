@@ -108,10 +108,15 @@ def leaves_of(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().clone().requires_grad_() for name, tensor in inputs.items()}
 
 
+def loss_weights(y: Tensor, last: Tensor) -> list[Tensor]:
+    """Draw what an output and a last state are weighed by, the same each time."""
+    generator = torch.Generator().manual_seed(99)
+    return [torch.randn(t.shape, generator=generator, dtype=torch.float64) for t in (y, last)]
+
+
 def weighted(y: Tensor, last: Tensor) -> Tensor:
     """Weigh an output and a last state, the same way each time, into a loss."""
-    generator = torch.Generator().manual_seed(99)
-    weights = [torch.randn(t.shape, generator=generator, dtype=torch.float64) for t in (y, last)]
+    weights = loss_weights(y, last)
     return (y * weights[0].to(y.device)).sum() + (last * weights[1].to(y.device)).sum()
 
 
