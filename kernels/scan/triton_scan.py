@@ -179,6 +179,7 @@ class Call:
         weight = self.B if dy is None else self.C
         if run == 0:
             return
+        farthest = max(x.stride(1), self.z.stride(1), self.delta.stride(1), weight.strides[1])
         gpu.span_ends_kernel[(run * programs,)](
             x, self.z, self.delta, weight.tensor, self.A, self.bias, self.starts, states, sums,
             *x.stride()[:2], *self.z.stride()[:2], *self.delta.stride()[:2], *weight.strides,
@@ -186,7 +187,7 @@ class Call:
             states.shape[1], stride, programs,
             STAGES=tiles.stages, UNROLL=tiles.unroll, WHOLE=whole, ADJOINT=adjoint,
             CONSTANT=weight.constant, GATED=adjoint and self.inputs.z is not None,
-            **self._options(tiles),
+            NEAR=tiles.unroll > 1 and span * farthest < 2**31, **self._options(tiles),
         )  # fmt: skip
 
     def carry(
