@@ -119,6 +119,11 @@ def _from(tensor: Tensor, name: str, offset: int) -> Tensor:
     return parts[rank] if 0 <= rank < len(parts) else torch.zeros_like(tensor)
 
 
+def given_back(gradient: Tensor, name: str) -> Tensor:
+    """Give the gradient of this part's last inputs from that of `inputs_before` in the next one."""
+    return _from(gradient, name, 1)
+
+
 def inputs_before(
     x: Tensor, count: int, name: str, *, reverse: bool, initial: Tensor | None
 ) -> Tensor:

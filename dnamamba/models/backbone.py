@@ -6,6 +6,7 @@ from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dnamamba.errors import UsageError
 from dnamamba.models.block import Block, RMSNorm
@@ -138,7 +139,8 @@ class Backbone(nn.Module):
         return [cast(Mixer, layer.mixer) for layer in self.layers]
 
     def _embed(self, ids: Tensor) -> Tensor:
-        x: Tensor = self.embedding(ids)
+        weight = self.embedding.weight
+        x: Tensor = _Lookup.apply(weight, ids) if ids.is_cuda else self.embedding(ids)  # type: ignore[no-untyped-call]
         return x.to(torch.promote_types(x.dtype, torch.float32))
 
     def forward(
@@ -181,6 +183,26 @@ class Backbone(nn.Module):
     def initial_state(self, batch: int) -> State:
         """Return the state before the first base."""
         return tuple(mixer.initial_state(batch) for mixer in self._mixers())
+
+
+class _Lookup(torch.autograd.Function):
+    """Rows by their ids, with a gradient that is the same in every run.
+
+    PyTorch's own adds a row's gradients up in the order in which a GPU comes to them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, ids: Tensor) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.rows = len(weight)
+        return functional.embedding(ids, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (ids,) = ctx.saved_tensors
+        rows = torch.arange(ctx.rows, device=ids.device)
+        taken = (rows[:, None] == ids.flatten()).to(gradients[0].dtype)
+        return taken @ gradients[0].flatten(0, -2), None
 
 
 def detached(state: State | None) -> State | None:

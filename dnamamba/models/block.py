@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from dnamamba.kernels import rms_norm
+from dnamamba.kernels.split import name_of
 from dnamamba.models.mixers import Mixer
+from dnamamba.models.mixers.mamba import Mamba, MambaState
 
 Recompute = Literal["none", "scan", "block"]
 """What is made again in the backward: nothing, all but scans, or whole blocks."""
@@ -87,6 +89,9 @@ class Block(nn.Module):
         -------
         The mixer's output, the residual that it is still to be added to, and the state or None.
         """
+        mixer, dtype = self.mixer, _multiplied_in(self.norm.weight)
+        if isinstance(mixer, Mamba) and mixer.fuses(x, dtype):
+            return self._fused(mixer, dtype, x, residual, state, return_state)
         if self.recompute == "none" or not torch.is_grad_enabled():
             normed, residual = self._norm(x, residual)
             y, state = self.mixer(normed, state, return_state=return_state)
@@ -94,7 +99,7 @@ class Block(nn.Module):
         residual = x if residual is None else x + residual
         y, state = checkpoint(
             self._norm_and_mix,
-            residual.to(_multiplied_in(self.norm.weight)),
+            residual.to(dtype),
             state,
             return_state,
             use_reentrant=False,
@@ -102,6 +107,37 @@ class Block(nn.Module):
             **_context(self.recompute),
         )
         return y, residual, state
+
+    def _fused(
+        self,
+        mixer: Mamba,
+        dtype: torch.dtype,
+        x: Tensor,
+        residual: Tensor | None,
+        state: MambaState | None,
+        return_state: bool,
+    ) -> tuple[Tensor, Tensor, MambaState | None]:
+        from dnamamba.models.mixers.fused import FusedBlock, Options, Weights
+
+        weights = Weights(
+            self.norm.weight,
+            mixer.in_proj.weight,
+            mixer.conv1d.weight.squeeze(1),
+            mixer.conv1d.bias,
+            mixer.x_proj.weight,
+            mixer.dt_proj.weight,
+            mixer.dt_proj.bias,
+            mixer.A_log,
+            mixer.D,
+            mixer.out_proj.weight,
+        )
+        options = Options(self.norm.eps, dtype, self.recompute, name_of(mixer.group))
+        conv, scan = state or (None, None)
+        y, total, conv, scan = FusedBlock.apply(  # type: ignore[no-untyped-call]
+            options, return_state, x, residual, conv, scan, *weights
+        )
+        after = MambaState(conv, scan) if return_state else None
+        return y, x if total is None else total, after
 
     def _norm_and_mix(self, stream: Tensor, state: Any, return_state: bool) -> tuple[Tensor, Any]:
         normed = rms_norm(stream, self.norm.weight, self.norm.eps)

@@ -38,6 +38,7 @@ def _forward(
     weight_ptr,
     y_ptr,
     total_ptr,
+    kept_ptr,
     x_row,
     residual_row,
     rows,
@@ -53,10 +54,14 @@ def _forward(
     total = tl.load(x_ptr + row * x_row + c, live, other=0.0).to(tl.float32)
     if residual_ptr is not None:
         total += tl.load(residual_ptr + row * residual_row + c, live, other=0.0).to(tl.float32)
-        # What is normalised is the sum as stored, which the backward reads.
+        # What is normalised is what is stored, and read by the backward.
         stored = total.to(total_ptr.dtype.element_ty)
         tl.store(total_ptr + row * channels + c, stored, live)
         total = stored.to(tl.float32)
+    if kept_ptr is not None:
+        kept = total.to(kept_ptr.dtype.element_ty)
+        tl.store(kept_ptr + row * channels + c, kept, live)
+        total = kept.to(tl.float32)
     y = total * _scale(total, channels, eps) * weight
     tl.store(y_ptr + row * channels + c, y.to(y_ptr.dtype.element_ty), live)
 

@@ -17,9 +17,26 @@ def forward(
     -------
     The rows normalised, in x's dtype, and x + residual in residual's, both contiguous.
     """
+    y, total, _ = forward_keeping(None, x, weight, residual, eps, tiles)
+    return y, total
+
+
+def forward_keeping(
+    kept: torch.dtype | None,
+    x: Tensor,
+    weight: Tensor,
+    residual: Tensor | None,
+    eps: float,
+    tiles: gpu.Tiles | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Normalise the sum rounded to the type `kept`, in that type, and give it back too, last.
+
+    It is all that `backward` needs, while the residual stream goes on unrounded.
+    """
     channels = x.shape[-1]
     flat = _flat(x)
-    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    y = torch.empty_like(x, memory_format=torch.contiguous_format, dtype=kept)
+    stored = None if kept is None else torch.empty_like(y)
     added = None if residual is None else _flat(residual)
     total = None
     if residual is not None:
@@ -32,6 +49,7 @@ def forward(
             weight.contiguous(),
             y,
             total,
+            stored,
             flat.stride(0),
             0 if added is None else added.stride(0),
             len(flat),
@@ -41,7 +59,7 @@ def forward(
             CHANNELS=width,
             num_warps=warps,
         )
-    return y, total
+    return y, total, stored
 
 
 def backward(
@@ -51,21 +69,23 @@ def backward(
     dtotal: Tensor | None,
     eps: float,
     tiles: gpu.Tiles | None = None,
+    residual: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Differentiate `forward`, from what was normalised and the results' gradients.
 
     Returns
     -------
-    The gradient of x in dy's dtype; that of residual where total has another, else None: then it is
-    the same; and the gradient of weight.
+    The gradient of x in dy's dtype; that of residual, in the type `residual` or total's, where that
+    is another, else None: then it is the same; and the gradient of weight.
     """
     channels = total.shape[-1]
     flat, flat_dy = _flat(total), _flat(dy)
     flat_dtotal = None if dtotal is None else _flat(dtotal)
     dx = torch.empty_like(dy, memory_format=torch.contiguous_format)
     dresidual = None
-    if total.dtype != dy.dtype:
-        dresidual = torch.empty_like(total, memory_format=torch.contiguous_format)
+    wide = residual or total.dtype
+    if wide != dy.dtype:
+        dresidual = torch.empty_like(total, memory_format=torch.contiguous_format, dtype=wide)
     block, width, warps = _cut(tiles or gpu.BACKWARD, channels)
     blocks = triton.cdiv(triton.cdiv(len(flat), block), gpu.PROGRAMS)
     programs = triton.cdiv(len(flat), block * blocks)

@@ -99,11 +99,16 @@ def _rows(tensor: Tensor) -> Tensor:
 
 
 class _Weights:
-    """B or C as the kernels take it: (state, channels) if constant, else rows of states."""
+    """B or C as the kernels take it: (state, channels) if constant, else rows of states.
+
+    Rows that begin at any address are loaded state by state: to copy them takes less time.
+    """
 
     def __init__(self, tensor: Tensor) -> None:
         self.constant = tensor.dim() == 2
         self.tensor = tensor.T.contiguous() if self.constant else _rows(tensor)
+        if any(size % 16 for size in (*self.tensor.stride()[:-1], self.tensor.data_ptr())):
+            self.tensor = self.tensor.contiguous()
         self.strides = (0, 0, 0) if self.constant else tuple(self.tensor.stride()[:3])
 
 

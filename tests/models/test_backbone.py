@@ -1,12 +1,14 @@
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
 from dnamamba.config import from_dict, to_dict
 from dnamamba.errors import UsageError
-from dnamamba.models.backbone import Backbone, ModelConfig, decay_groups
+from dnamamba.models.backbone import Backbone, ModelConfig, _Lookup, decay_groups
+from dnamamba.models.block import Recompute
 from dnamamba.models.heads import LanguageModel
+from dnamamba.models.presets import preset
 
 TINY = {"d_model": 16, "n_layer": 2}
 
@@ -135,3 +137,35 @@ def test_weight_decay_groups_leave_frozen_parameters_out() -> None:
     model.backbone.embedding.requires_grad_(False)
     ids = [id(p) for group in decay_groups(model, 0.1) for p in group["params"]]
     assert id(model.backbone.embedding.weight) not in ids
+
+
+def test_the_lookup_of_ids_has_the_gradient_of_an_embedding() -> None:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 5, (3, 40), generator=generator)
+    weight = torch.randn(8, 6, generator=generator, dtype=torch.float64).requires_grad_()
+    rows = _Lookup.apply(weight, ids)
+    wanted = torch.nn.functional.embedding(ids, weight)
+    assert torch.equal(rows, wanted)
+    dy = torch.randn(3, 40, 6, generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(
+        torch.autograd.grad(rows, weight, dy), torch.autograd.grad(wanted, weight, dy)
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("recompute", get_args(Recompute))
+def test_two_steps_on_a_gpu_are_the_same_bit_for_bit(
+    recompute: Recompute, cuda: torch.device
+) -> None:
+    """Long enough for atomics, were there any, to come in another order."""
+    torch.manual_seed(0)
+    model = LanguageModel(preset("250k")).to(cuda)
+    model.recompute = recompute
+    ids = torch.randint(0, 5, (2, 100_000), device=cuda)
+    found = []
+    for _ in range(2):
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            nats, _ = model.nats(ids, ids.roll(-1, 1))
+        found.append([nats, *torch.autograd.grad(nats.mean(), list(model.parameters()))])
+    for first, second in zip(*found, strict=True):
+        assert torch.equal(first, second)

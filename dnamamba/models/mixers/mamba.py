@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
+from torch.nn import functional
 
 from dnamamba.errors import UsageError
 from dnamamba.kernels import (
@@ -23,6 +24,10 @@ from dnamamba.kernels import (
     selective_scan,
     selective_state_update,
 )
+from dnamamba.kernels.conv.autograd import MAX_WIDTH
+from dnamamba.kernels.dispatch import scan_backend_for
+from dnamamba.kernels.norm.autograd import MAX_CHANNELS
+from dnamamba.kernels.scan.inputs import MAX_STATES
 
 DELTA_MIN, DELTA_MAX, DELTA_FLOOR = 1e-3, 1e-1, 1e-4
 """Step sizes at the start of training are log-uniform in [min, max] (section 3.6 of the paper)."""
@@ -76,6 +81,14 @@ class CausalConv1d(nn.Module):
         return y, last
 
 
+class DeltaProjection(nn.Linear):
+    """Delta's projection, a Linear but for its bias, which the scan adds in fp32 on its way."""
+
+    def forward(self, dt: Tensor) -> Tensor:
+        """Project dt (..., dt_rank), and leave the bias to whoever scans."""
+        return functional.linear(dt, self.weight)
+
+
 class SelectiveSSM(nn.Module):
     """One direction of a Mamba block: convolution, selection, scan and gate.
 
@@ -100,7 +113,7 @@ class SelectiveSSM(nn.Module):
         self.split = (dt_rank, d_state, d_state)
         self.conv1d = CausalConv1d(d_inner, d_conv)
         self.x_proj = nn.Linear(d_inner, dt_rank + 2 * d_state, bias=False)
-        self.dt_proj = nn.Linear(dt_rank, d_inner, bias=True)
+        self.dt_proj = DeltaProjection(dt_rank, d_inner, bias=True)
         states = torch.arange(1, d_state + 1, dtype=torch.float32)
         self.A_log = nn.Parameter(torch.log(states).repeat(d_inner, 1))
         self.D = nn.Parameter(torch.ones(d_inner))
@@ -117,7 +130,7 @@ class SelectiveSSM(nn.Module):
         self.dt_proj.bias.copy_(delta + torch.log(-torch.expm1(-delta)))
 
     def _select(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Make delta (before its softplus), B and C of u (..., d_inner)."""
+        """Make delta (before its bias and softplus), B and C of u (..., d_inner)."""
         dt, B, C = self.x_proj(u).split(self.split, dim=-1)
         return self.dt_proj(dt), B, C
 
@@ -144,6 +157,7 @@ class SelectiveSSM(nn.Module):
             C,
             D=_full_precision(self.D),
             z=z,
+            delta_bias=_full_precision(self.dt_proj.bias),
             delta_softplus=True,
             initial_state=None if state is None else state.scan,
             return_last_state=True,
@@ -166,6 +180,7 @@ class SelectiveSSM(nn.Module):
             C,
             D=_full_precision(self.D),
             z=z,
+            delta_bias=_full_precision(self.dt_proj.bias),
             delta_softplus=True,
         )
         return y, MambaState(conv_state, scan_state)
@@ -199,6 +214,23 @@ class Mamba(SelectiveSSM):
         u, z = self.in_proj(x).chunk(2, dim=-1)
         y, state = self.mix(u, z, state, return_state, reverse)
         return self.out_proj(y), state
+
+    def fuses(self, x: Tensor, dtype: torch.dtype) -> bool:
+        """Tell whether `mixers.fused` can take this block's input x, to compute in `dtype`.
+
+        It reads the projections' weights, so they have to be no more than what they seem.
+        """
+        linear = (self.in_proj, self.x_proj, self.dt_proj, self.out_proj)
+        return (
+            torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
+            and x.numel() > 0
+            and scan_backend_for(self.backend, x.device, dtype) == "triton"
+            and self.A_log.shape[1] <= MAX_STATES
+            and self.conv1d.weight.shape[-1] <= MAX_WIDTH
+            and x.shape[-1] <= MAX_CHANNELS
+            and all(_is_plain(module) for module in linear)
+        )
 
     def step(self, x: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
         """Mix one position x (batch, d_model)."""
@@ -255,6 +287,20 @@ class BiMamba(nn.Module):
 
 def _no_state() -> UsageError:
     return UsageError("bidirectional reads both ways: there is no state")
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Tell whether a projection is its weight alone: no adapter, no quantised weight, no hook."""
+    weight = module._parameters.get("weight")
+    hooked = (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+    return (
+        type(module) in (nn.Linear, DeltaProjection) and type(weight) is nn.Parameter and not hooked
+    )
 
 
 def _full_precision(tensor: Tensor) -> Tensor:

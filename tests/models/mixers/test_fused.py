@@ -1,0 +1,151 @@
+"""The fused block against the same block by its modules, in Triton's interpreter or on a GPU."""
+
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+from dnamamba.models.block import Block, Recompute
+from dnamamba.models.mixers.fused import FusedBlock
+from dnamamba.models.mixers.mamba import Mamba, MambaState
+
+HERE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+"""Without a GPU, Triton's interpreter runs the kernels."""
+SMALL = (9, 8, 4)
+"""Length, d_model and states that the interpreter walks in a second."""
+LARGE = (1000, 128, 16)
+
+
+def build(device: torch.device, sizes: tuple[int, int, int] = SMALL) -> Block:
+    torch.manual_seed(0)
+    _, width, state = sizes
+    mixer = Mamba(d_model=width, d_state=state, d_conv=4, expand=2, dt_rank=width // 8)
+    block = Block(mixer, width, 1e-5)
+    torch.nn.init.normal_(block.norm.weight)
+    return block.to(device)
+
+
+def run(
+    block: Block,
+    device: torch.device,
+    sizes: tuple[int, int, int],
+    *,
+    stateful: bool,
+    added: bool,
+    autocast: bool,
+) -> dict[str, Tensor]:
+    """Return everything that comes out, and the gradient of everything that goes in, by name."""
+    draw = torch.Generator().manual_seed(1)
+    length, width, state_size = sizes
+    inputs = {
+        "x": torch.randn(2, length, width, generator=draw),
+        "residual": torch.randn(2, length, width, generator=draw),
+        "conv": torch.randn(2, 3, 2 * width, generator=draw),
+        "scan": torch.randn(2, 2 * width, state_size, generator=draw),
+    }
+    leaves = {name: tensor.to(device).requires_grad_() for name, tensor in inputs.items()}
+    state = MambaState(leaves["conv"], leaves["scan"]) if stateful else None
+    x = leaves["x"].bfloat16() if autocast and added else leaves["x"]
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
+        y, total, after = block(
+            x, leaves["residual"] if added else None, state, return_state=stateful
+        )
+    results = {"y": y, "total": total}
+    if stateful:
+        results |= {"conv_after": after.conv, "scan_after": after.scan}
+    loss = sum((result.float().sin()).sum() for result in results.values())
+    asked = {"x": leaves["x"], **dict(block.named_parameters())}
+    if added:
+        asked["residual"] = leaves["residual"]
+    if stateful:
+        asked |= {"conv": leaves["conv"], "scan": leaves["scan"]}
+    gradients = torch.autograd.grad(loss, list(asked.values()))
+    named = {f"d {name}": g for name, g in zip(asked, gradients, strict=True)}
+    return {**{name: result.detach() for name, result in results.items()}, **named}
+
+
+def count_fused(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count the calls of the fused block from now on."""
+    calls = [0]
+    apply = FusedBlock.apply
+
+    def counted(*arguments: Any) -> Any:
+        calls[0] += 1
+        return apply(*arguments)
+
+    monkeypatch.setattr(FusedBlock, "apply", counted)
+    return calls
+
+
+def check(
+    device: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
+    sizes: tuple[int, int, int] = SMALL,
+    **options: bool,
+) -> None:
+    calls = count_fused(monkeypatch)
+    block = build(device, sizes)
+    block.mixer.backend = "chunked"
+    wanted = run(block, device, sizes, **options)
+    assert calls == [0]
+    block.mixer.backend = "triton"
+    by_mode = []
+    for mode in get_args(Recompute):
+        block.recompute = mode
+        by_mode.append(run(block, device, sizes, **options))
+    assert calls == [len(by_mode)]
+    assert by_mode[0].keys() == wanted.keys()
+    bound = 2e-2 if options["autocast"] else 2e-6 if sizes is SMALL else 5e-6
+    for name, value in wanted.items():
+        found = by_mode[0][name]
+        assert found.dtype == value.dtype, name
+        error = (found - value).float().norm() / value.float().norm()
+        assert error < bound, (name, float(error))
+        for other in by_mode[1:]:
+            torch.testing.assert_close(other[name], found, rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("stateful", [False, True], ids=["start", "carried"])
+@pytest.mark.parametrize("added", [False, True], ids=["first", "later"])
+def test_equals_the_modules(stateful: bool, added: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(HERE, monkeypatch, stateful=stateful, added=added, autocast=False)
+
+
+@pytest.mark.parametrize("added", [False, True], ids=["first", "later"])
+def test_equals_the_modules_under_autocast(added: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(HERE, monkeypatch, stateful=True, added=added, autocast=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("added", [False, True], ids=["first", "later"])
+def test_equals_the_modules_on_a_gpu(
+    cuda: torch.device, added: bool, autocast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check(cuda, monkeypatch, LARGE, stateful=True, added=added, autocast=autocast)
+
+
+@pytest.mark.parametrize("spoil", ["hook", "adapter", "subclass"])
+def test_only_plain_projections_are_read(spoil: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = count_fused(monkeypatch)
+    block = build(HERE)
+    block.mixer.backend = "triton"
+    mixer = block.mixer
+    if spoil == "hook":
+        mixer.in_proj.register_forward_hook(lambda *_: None)
+    elif spoil == "adapter":
+        mixer.out_proj = torch.nn.Sequential(mixer.out_proj)
+    else:
+        mixer.x_proj.weight = type("Quantised", (torch.nn.Parameter,), {})(mixer.x_proj.weight)
+    block(torch.randn(1, 5, 8, device=HERE))
+    assert calls == [0]
+
+
+def test_without_gradients_it_stands_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = count_fused(monkeypatch)
+    block = build(HERE)
+    block.mixer.backend = "triton"
+    with torch.no_grad():
+        block(torch.randn(1, 5, 8, device=HERE))
+    assert calls == [0]
