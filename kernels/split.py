@@ -119,9 +119,24 @@ def _from(tensor: Tensor, name: str, offset: int) -> Tensor:
     return parts[rank] if 0 <= rank < len(parts) else torch.zeros_like(tensor)
 
 
-def given_back(gradient: Tensor, name: str) -> Tensor:
-    """Give the gradient of this part's last inputs from that of `inputs_before` in the next one."""
-    return _from(gradient, name, 1)
+def give_back(dx: Tensor, dbefore: Tensor, name: str, *, reverse: bool) -> None:
+    """Add to dx what the next part's gradient of `inputs_before` says of this part's last inputs.
+
+    Parameters
+    ----------
+    dx
+        (batch, length, channels), changed in place.
+    dbefore
+        (batch, count, channels) of this part, in reading order.
+    name, reverse
+        As in `inputs_before`.
+    """
+    after = _from(dbefore, name, -1 if reverse else 1)
+    count = after.shape[1]
+    if reverse:
+        dx[:, :count] += after.flip(1)
+    else:
+        dx[:, dx.shape[1] - count :] += after
 
 
 def inputs_before(

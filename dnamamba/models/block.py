@@ -7,6 +7,8 @@ residual stream stays fp32.
 """
 
 import functools
+import itertools
+from collections.abc import Iterator
 from typing import Any, Literal, cast
 
 import torch
@@ -14,9 +16,19 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from dnamamba.kernels import rms_norm
+from dnamamba.kernels.conv.autograd import MAX_WIDTH
+from dnamamba.kernels.dispatch import scan_backend_for
+from dnamamba.kernels.norm.autograd import MAX_CHANNELS
+from dnamamba.kernels.scan.inputs import MAX_STATES
 from dnamamba.kernels.split import name_of
 from dnamamba.models.mixers import Mixer
-from dnamamba.models.mixers.mamba import Mamba, MambaState
+from dnamamba.models.mixers.mamba import (
+    BiMamba,
+    DeltaProjection,
+    Mamba,
+    MambaState,
+    directions,
+)
 
 Recompute = Literal["none", "scan", "block"]
 """What is made again in the backward: nothing, all but scans, or whole blocks."""
@@ -89,9 +101,10 @@ class Block(nn.Module):
         -------
         The mixer's output, the residual that it is still to be added to, and the state or None.
         """
-        mixer, dtype = self.mixer, _multiplied_in(self.norm.weight)
-        if isinstance(mixer, Mamba) and mixer.fuses(x, dtype):
-            return self._fused(mixer, dtype, x, residual, state, return_state)
+        dtype = _multiplied_in(self.norm.weight)
+        stateful = state is not None or return_state
+        if _fuses(self.mixer, x, dtype, stateful):
+            return self._fused(dtype, x, residual, state, return_state)
         if self.recompute == "none" or not torch.is_grad_enabled():
             normed, residual = self._norm(x, residual)
             y, state = self.mixer(normed, state, return_state=return_state)
@@ -110,31 +123,33 @@ class Block(nn.Module):
 
     def _fused(
         self,
-        mixer: Mamba,
         dtype: torch.dtype,
         x: Tensor,
         residual: Tensor | None,
         state: MambaState | None,
         return_state: bool,
     ) -> tuple[Tensor, Tensor, MambaState | None]:
-        from dnamamba.models.mixers.fused import FusedBlock, Options, Weights
+        from dnamamba.models.mixers.fused import Direction, FusedBlock, Options, Shared
 
-        weights = Weights(
-            self.norm.weight,
-            mixer.in_proj.weight,
-            mixer.conv1d.weight.squeeze(1),
-            mixer.conv1d.bias,
-            mixer.x_proj.weight,
-            mixer.dt_proj.weight,
-            mixer.dt_proj.bias,
-            mixer.A_log,
-            mixer.D,
-            mixer.out_proj.weight,
-        )
-        options = Options(self.norm.eps, dtype, self.recompute, name_of(mixer.group))
+        mixer = cast(Mamba | BiMamba, self.mixer)
+        ways = directions(mixer)
+        shared = Shared(self.norm.weight, mixer.in_proj.weight, mixer.out_proj.weight)
+        weights = [
+            Direction(
+                way.conv1d.weight.squeeze(1),
+                way.conv1d.bias,
+                way.x_proj.weight,
+                way.dt_proj.weight,
+                way.dt_proj.bias,
+                way.A_log,
+                way.D,
+            )
+            for way in ways
+        ]
+        options = Options(self.norm.eps, dtype, self.recompute, name_of(ways[0].group))
         conv, scan = state or (None, None)
         y, total, conv, scan = FusedBlock.apply(  # type: ignore[no-untyped-call]
-            options, return_state, x, residual, conv, scan, *weights
+            options, return_state, x, residual, conv, scan, *shared, *itertools.chain(*weights)
         )
         after = MambaState(conv, scan) if return_state else None
         return y, x if total is None else total, after
@@ -159,6 +174,47 @@ def _multiplied_in(weight: Tensor) -> torch.dtype:
     """Return the type in which a product with a weight is computed here."""
     kind = weight.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+
+
+def _fuses(mixer: nn.Module, x: Tensor, dtype: torch.dtype, stateful: bool) -> bool:
+    """Tell whether `mixers.fused` can take a block's input x, to compute in `dtype`.
+
+    It reads the projections' weights, so they have to be no more than what they seem.
+    """
+    ways = directions(mixer)
+    return (
+        len(ways) in ((1,) if stateful else (1, 2))
+        and torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and x.numel() > 0
+        and x.shape[-1] <= MAX_CHANNELS
+        and scan_backend_for(ways[0].backend, x.device, dtype) == "triton"
+        and ways[0].A_log.shape[1] <= MAX_STATES
+        and ways[0].conv1d.weight.shape[-1] <= MAX_WIDTH
+        and all(_is_plain(module) for module in _projections(mixer))
+    )
+
+
+def _projections(mixer: nn.Module) -> Iterator[nn.Module]:
+    yield mixer.get_submodule("in_proj")
+    yield mixer.get_submodule("out_proj")
+    for way in directions(mixer):
+        yield from (way.x_proj, way.dt_proj)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Tell whether a projection is its weight alone: no adapter, no quantised weight, no hook."""
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return (
+        type(module) in (nn.Linear, DeltaProjection)
+        and type(module.weight) is nn.Parameter
+        and not any(hooks)
+    )
 
 
 def _context(recompute: Recompute) -> dict[str, Any]:

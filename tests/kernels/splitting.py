@@ -10,8 +10,9 @@ from torch.distributed import ProcessGroup
 from dnamamba.kernels import causal_conv1d
 from dnamamba.kernels.scan import triton_scan
 from dnamamba.models.backbone import ModelConfig
-from dnamamba.models.block import Recompute
+from dnamamba.models.block import Block, Recompute
 from dnamamba.models.heads import LanguageModel
+from dnamamba.models.mixers.mamba import BiMamba, Mamba, directions
 from tests.kernels.scan.cases import (
     LONG,
     assert_close,
@@ -130,6 +131,32 @@ def check_model(group: ProcessGroup) -> None:
             torch.testing.assert_close(summed(mine, group), full)
 
 
+def check_fused(group: ProcessGroup) -> None:
+    """The same of a fused block in each direction, and of one that reads both ways."""
+    for kind in (Mamba, BiMamba):
+        torch.manual_seed(0)
+        block = Block(kind(4, 2, 4, 2, 1), 4, 1e-5)
+        for way in directions(block.mixer):
+            way.backend = "triton"
+        x, dy = torch.randn(2, 1, 19, 4).unbind()
+        whole = x.clone().requires_grad_()
+        y, _, _ = block(whole)
+        wanted = torch.autograd.grad(y, [whole, *block.parameters()], dy)
+        for way in directions(block.mixer):
+            way.group = group
+        here = part_of(group, 19)
+        for recompute in ("scan", "block"):
+            block.recompute = recompute
+            mine = x[:, here].clone().requires_grad_()
+            part, _, _ = block(mine)
+            dx, *found = torch.autograd.grad(part, [mine, *block.parameters()], dy[:, here])
+            tolerance = {"rtol": 1e-4, "atol": 1e-5}
+            torch.testing.assert_close(part, y[:, here], **tolerance)
+            torch.testing.assert_close(dx, wanted[0][:, here], **tolerance)
+            for share, full in zip(found, wanted[1:], strict=True):
+                torch.testing.assert_close(summed(share, group), full, **tolerance)
+
+
 def check_all(rank: int, processes: int, meeting: str) -> None:
     """Run every check in groups of all processes and of two."""
     groups = join(rank, processes, meeting)
@@ -140,5 +167,6 @@ def check_all(rank: int, processes: int, meeting: str) -> None:
         small = {"length": 13, "batch": 1, "channels": 2, "state": 2}
         check_scan(group, "triton", torch.float32, 1e-5, small)
         check_convolution(group)
+        check_fused(group)
         check_model(group)
     dist.destroy_process_group()

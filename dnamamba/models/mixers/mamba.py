@@ -24,10 +24,6 @@ from dnamamba.kernels import (
     selective_scan,
     selective_state_update,
 )
-from dnamamba.kernels.conv.autograd import MAX_WIDTH
-from dnamamba.kernels.dispatch import scan_backend_for
-from dnamamba.kernels.norm.autograd import MAX_CHANNELS
-from dnamamba.kernels.scan.inputs import MAX_STATES
 
 DELTA_MIN, DELTA_MAX, DELTA_FLOOR = 1e-3, 1e-1, 1e-4
 """Step sizes at the start of training are log-uniform in [min, max] (section 3.6 of the paper)."""
@@ -215,23 +211,6 @@ class Mamba(SelectiveSSM):
         y, state = self.mix(u, z, state, return_state, reverse)
         return self.out_proj(y), state
 
-    def fuses(self, x: Tensor, dtype: torch.dtype) -> bool:
-        """Tell whether `mixers.fused` can take this block's input x, to compute in `dtype`.
-
-        It reads the projections' weights, so they have to be no more than what they seem.
-        """
-        linear = (self.in_proj, self.x_proj, self.dt_proj, self.out_proj)
-        return (
-            torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
-            and x.numel() > 0
-            and scan_backend_for(self.backend, x.device, dtype) == "triton"
-            and self.A_log.shape[1] <= MAX_STATES
-            and self.conv1d.weight.shape[-1] <= MAX_WIDTH
-            and x.shape[-1] <= MAX_CHANNELS
-            and all(_is_plain(module) for module in linear)
-        )
-
     def step(self, x: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
         """Mix one position x (batch, d_model)."""
         u, z = self.in_proj(x).chunk(2, dim=-1)
@@ -289,18 +268,11 @@ def _no_state() -> UsageError:
     return UsageError("bidirectional reads both ways: there is no state")
 
 
-def _is_plain(module: nn.Module) -> bool:
-    """Tell whether a projection is its weight alone: no adapter, no quantised weight, no hook."""
-    weight = module._parameters.get("weight")
-    hooked = (
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
-    return (
-        type(module) in (nn.Linear, DeltaProjection) and type(weight) is nn.Parameter and not hooked
-    )
+def directions(mixer: nn.Module) -> tuple[SelectiveSSM, ...]:
+    """Return the directions that a mixer of this file reads in, ahead first; none of another's."""
+    if isinstance(mixer, Mamba):
+        return (mixer,)
+    return (mixer.ahead, mixer.back) if isinstance(mixer, BiMamba) else ()
 
 
 def _full_precision(tensor: Tensor) -> Tensor:

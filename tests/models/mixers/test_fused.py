@@ -4,11 +4,12 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from dnamamba.errors import UsageError
 from dnamamba.models.block import Block, Recompute
 from dnamamba.models.mixers.fused import FusedBlock
-from dnamamba.models.mixers.mamba import Mamba, MambaState
+from dnamamba.models.mixers.mamba import BiMamba, Mamba, MambaState, directions
 
 HERE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 """Without a GPU, Triton's interpreter runs the kernels."""
@@ -17,12 +18,14 @@ SMALL = (9, 8, 4)
 LARGE = (1000, 128, 16)
 
 
-def build(device: torch.device, sizes: tuple[int, int, int] = SMALL) -> Block:
+def build(
+    device: torch.device, sizes: tuple[int, int, int] = SMALL, kind: type[nn.Module] = Mamba
+) -> Block:
     torch.manual_seed(0)
     _, width, state = sizes
-    mixer = Mamba(d_model=width, d_state=state, d_conv=4, expand=2, dt_rank=width // 8)
+    mixer = kind(d_model=width, d_state=state, d_conv=4, expand=2, dt_rank=width // 8)
     block = Block(mixer, width, 1e-5)
-    torch.nn.init.normal_(block.norm.weight)
+    nn.init.normal_(block.norm.weight)
     return block.to(device)
 
 
@@ -82,14 +85,17 @@ def check(
     device: torch.device,
     monkeypatch: pytest.MonkeyPatch,
     sizes: tuple[int, int, int] = SMALL,
+    kind: type[nn.Module] = Mamba,
     **options: bool,
 ) -> None:
     calls = count_fused(monkeypatch)
-    block = build(device, sizes)
-    block.mixer.backend = "chunked"
+    block = build(device, sizes, kind)
+    for way in directions(block.mixer):
+        way.backend = "chunked"
     wanted = run(block, device, sizes, **options)
     assert calls == [0]
-    block.mixer.backend = "triton"
+    for way in directions(block.mixer):
+        way.backend = "triton"
     by_mode = []
     for mode in get_args(Recompute):
         block.recompute = mode
@@ -112,6 +118,10 @@ def test_equals_the_modules(stateful: bool, added: bool, monkeypatch: pytest.Mon
     check(HERE, monkeypatch, stateful=stateful, added=added, autocast=False)
 
 
+def test_equals_the_modules_in_both_directions(monkeypatch: pytest.MonkeyPatch) -> None:
+    check(HERE, monkeypatch, kind=BiMamba, stateful=False, added=True, autocast=False)
+
+
 @pytest.mark.parametrize("added", [False, True], ids=["first", "later"])
 def test_equals_the_modules_under_autocast(added: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     check(HERE, monkeypatch, stateful=True, added=added, autocast=True)
@@ -124,6 +134,7 @@ def test_equals_the_modules_on_a_gpu(
     cuda: torch.device, added: bool, autocast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check(cuda, monkeypatch, LARGE, stateful=True, added=added, autocast=autocast)
+    check(cuda, monkeypatch, LARGE, BiMamba, stateful=False, added=added, autocast=autocast)
 
 
 @pytest.mark.parametrize("spoil", ["hook", "adapter", "subclass"])
@@ -135,11 +146,19 @@ def test_only_plain_projections_are_read(spoil: str, monkeypatch: pytest.MonkeyP
     if spoil == "hook":
         mixer.in_proj.register_forward_hook(lambda *_: None)
     elif spoil == "adapter":
-        mixer.out_proj = torch.nn.Sequential(mixer.out_proj)
+        mixer.out_proj = nn.Sequential(mixer.out_proj)
     else:
-        mixer.x_proj.weight = type("Quantised", (torch.nn.Parameter,), {})(mixer.x_proj.weight)
+        mixer.x_proj.weight = type("Quantised", (nn.Parameter,), {})(mixer.x_proj.weight)
     block(torch.randn(1, 5, 8, device=HERE))
     assert calls == [0]
+
+
+def test_two_directions_have_no_state() -> None:
+    block = build(HERE, kind=BiMamba)
+    for way in directions(block.mixer):
+        way.backend = "triton"
+    with pytest.raises(UsageError, match="there is no state"):
+        block(torch.randn(1, 5, 8, device=HERE), return_state=True)
 
 
 def test_without_gradients_it_stands_back(monkeypatch: pytest.MonkeyPatch) -> None:
