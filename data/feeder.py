@@ -1,14 +1,20 @@
-"""Batches of training windows, read ahead by worker processes where asked."""
+"""Batches of training windows, read ahead by a thread, or by worker processes where asked."""
 
 import signal
 import warnings
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
 
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 from dnamamba.data.windows import TrainingWindows
 from dnamamba.errors import DnamambaError
+
+AHEAD: Final = 2
+"""Batches that the thread has ready or is reading while one is worked on."""
 
 
 class _Keys(Sampler[list[tuple[int, int]]]):
@@ -51,8 +57,8 @@ def feed(
     first
         Index of the first sample: where this process's share of a step begins.
     workers
-        Processes that read ahead; with 0 each batch is read when it is asked for, which a memory
-        map makes quick.
+        Processes that read ahead; with 0 a thread of this process does, which a memory map makes
+        quick: no byte is sent from process to process.
     pin
         Whether batches lie in page-locked memory, for a GPU.
 
@@ -65,13 +71,46 @@ def feed(
     DnamambaError
         Where a worker process dies.
     """
+    indices = range(first, first + batch)
+    if workers:
+        yield from _read_in_processes(windows, steps, indices, workers, pin)
+    else:
+        yield from _read_in_a_thread(windows, steps, indices, pin)
+
+
+def _read_in_a_thread(
+    windows: TrainingWindows, steps: range, indices: range, pin: bool
+) -> Iterator[torch.Tensor]:
+    def read(step: int) -> torch.Tensor:
+        batch = torch.empty(len(indices), windows.length, dtype=torch.uint8, pin_memory=pin)
+        # NumPy copies, because torch would start a second pool of threads beside the model's.
+        for row, index in zip(batch.numpy(), indices, strict=True):
+            row[:] = windows[step, index].numpy()
+        return batch
+
+    thread = ThreadPoolExecutor(1, "feeder")
+    coming: deque[Future[torch.Tensor]] = deque()
+    try:
+        for step in steps:
+            coming.append(thread.submit(read, step))
+            if len(coming) > AHEAD:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
+    finally:
+        thread.shutdown(cancel_futures=True)
+
+
+def _read_in_processes(
+    windows: TrainingWindows, steps: range, indices: range, workers: int, pin: bool
+) -> Iterator[torch.Tensor]:
     with warnings.catch_warnings():
         # More workers than cores are the caller's choice; workers fork, and use no lock of torch's.
         warnings.filterwarnings("ignore", message="This DataLoader will create")
         warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork")
         loader = DataLoader(
             windows,
-            batch_sampler=_Keys(steps, range(first, first + batch)),
+            batch_sampler=_Keys(steps, indices),
             num_workers=workers,
             collate_fn=torch.stack,
             pin_memory=pin,
@@ -90,7 +129,7 @@ def feed(
     except (RuntimeError, OSError, EOFError) as error:
         # A batch of a dead worker cannot be opened, or torch waits in vain, and says so.
         died = not isinstance(error, RuntimeError) or "DataLoader worker (pid" in str(error)
-        if not workers or not died or str(error).startswith("Caught "):
+        if not died or str(error).startswith("Caught "):
             raise
         failure = DnamambaError(
             "a process that reads windows died, perhaps for want of memory: try fewer workers"

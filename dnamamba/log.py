@@ -5,7 +5,7 @@ import logging
 import platform
 import resource
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,8 @@ class Metrics:
     Parameters
     ----------
     path
-        The file; created with a header where it does not exist.
+        The file; created with a header where it does not exist. One with other columns is brought
+        to these: cells of a column that it lacks are empty.
     columns
         Lower-case names; the first is the step.
     """
@@ -74,20 +75,22 @@ class Metrics:
     def __init__(self, path: Path, columns: Iterable[str]) -> None:
         self.path = path
         self.columns = tuple(columns)
-        if not path.exists():
-            self._write([])
+        self._write(self._rows())
 
-    def _write(self, rows: list[str]) -> None:
-        write_text(self.path, "\n".join(["\t".join(self.columns), *rows]) + "\n")
+    def _rows(self) -> list[tuple[str, ...]]:
+        if not self.path.exists():
+            return []
+        cells = read_metrics(self.path)
+        empty = [""] * len(next(iter(cells.values())))
+        return list(zip(*(cells.get(column, empty) for column in self.columns), strict=True))
+
+    def _write(self, rows: Iterable[Sequence[str]]) -> None:
+        lines = ["\t".join(row) for row in (self.columns, *rows)]
+        write_text(self.path, "\n".join(lines) + "\n")
 
     def rewind(self, step: int) -> None:
         """Forget rows whose step is above `step`, and a last row that was cut short."""
-        kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines()[1:]:
-            cells = line.split("\t")
-            if len(cells) == len(self.columns) and int(cells[0]) <= step:
-                kept.append(line)
-        self._write(kept)
+        self._write(row for row in self._rows() if int(row[0]) <= step)
 
     def add(self, row: Mapping[str, float | int | str]) -> None:
         """Append one row; a column that is missing stays empty."""
@@ -105,8 +108,8 @@ def _cell(value: float | int | str) -> str:
 
 def read_metrics(path: Path) -> dict[str, list[str]]:
     """Read a metrics.tsv into its columns, as text; a row that was cut short is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines() or [""]
-    header, *rows = (line.split("\t") for line in lines)
+    *lines, _ = path.read_text(encoding="utf-8").split("\n")  # a whole row ends its line
+    header, *rows = (line.split("\t") for line in lines or [""])
     whole = [row for row in rows if len(row) == len(header)]
     return {name: [row[i] for row in whole] for i, name in enumerate(header)}
 

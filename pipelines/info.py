@@ -1,14 +1,15 @@
-"""`dnamamba info`: what a genome, a model, a run or this installation is."""
+"""`dnamamba info`: what a genome, a model, a run or this installation is; a run's curves."""
 
 import json
 import platform
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, get_args
 
 import click
 import torch
@@ -17,22 +18,30 @@ from dnamamba import __version__
 from dnamamba.config import to_dict
 from dnamamba.data.store import Store, find_store, open_store
 from dnamamba.data.tokenise import MANIFEST
-from dnamamba.errors import InputError
+from dnamamba.errors import DnamambaError, InputError, UsageError
+from dnamamba.evaluation.plots import plot_run
 from dnamamba.kernels.dispatch import choose_scan_backend
-from dnamamba.log import read_metrics
+from dnamamba.log import logger, read_metrics
+from dnamamba.models.backbone import Objective, Symmetry
 from dnamamba.models.heads import LanguageModel
-from dnamamba.models.presets import preset_name
+from dnamamba.models.presets import preset, preset_name
 from dnamamba.models.pretrained import CONFIG, is_model_folder, load
-from dnamamba.pipelines import options
+from dnamamba.pipelines import options, planner
+from dnamamba.pipelines.numbers import Count
+from dnamamba.pipelines.pretrain_output import RESULTS
+from dnamamba.pipelines.pretrain_run import METRICS
 from dnamamba.pipelines.table import print_table
-from dnamamba.training.checkpoint import list_states
+from dnamamba.training.checkpoint import list_states, state_step
+from dnamamba.training.footprint import Pass
+from dnamamba.training.monitor import AVERAGED
+from dnamamba.training.pace import overall
 
-RUN, METRICS = "run.json", "metrics.tsv"
+RUN = "run.json"
 PACKAGES = ("torch", "triton", "numba", "numpy", "safetensors")
 
 
 def info(path: Path | None = None) -> dict[str, Any]:
-    """Describe what lies at `path`.
+    """Describe what lies at `path`; of a run, draw the plots too.
 
     Parameters
     ----------
@@ -148,30 +157,65 @@ def _run(folder: Path) -> dict[str, Any]:
     path = folder / RUN
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        argv = shlex.join(record["argv"])
-    except (ValueError, LookupError, TypeError) as error:
+        verb, argv, config = record["verb"], list(record["argv"]), record.get("config", {})
+        command, steps = shlex.join(argv), config.get("steps")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: damaged ({error}); start the run again with --force") from error
     states = list_states(folder)
+    last = state_step(states[0]) if states else None
+    finished = (folder / RESULTS).is_file()
     return {
         "kind": "run",
         "path": str(folder),
-        "run": {**record, "argv": argv},
-        "last_checkpoint": int(states[0].stem.removeprefix("step-")) if states else None,
-        **_progress(folder / METRICS),
+        "state": "finished"
+        if finished
+        else f"not finished; a resume goes on from step {last or 0}",
+        **({} if finished else {"resume": _resume_command(verb, argv)}),
+        **_progress(folder / METRICS, steps),
+        "last_checkpoint": last,
+        "plots": [str(plot) for plot in _plots(folder)] or None,
+        "run": {**record, "argv": command},
         "model": _model(load(folder)) if is_model_folder(folder) else "not written yet",
     }
 
 
-def _progress(metrics: Path) -> dict[str, Any]:
-    """Read the steps done and the last held-out figures from a metrics.tsv."""
-    if not metrics.is_file():
-        return {"steps_done": 0}
-    columns = read_metrics(metrics)
+def _resume_command(verb: str, argv: Sequence[str]) -> str | None:
+    """Return what to type where the run was started; None if that was not the command line."""
+    if list(argv[1:2]) != [verb]:
+        return None
+    kept = [word for word in argv[1:] if word not in ("--force", "--resume")]
+    return shlex.join(["dnamamba", *kept, "--resume"])
+
+
+def _progress(metrics: Path, steps: int | None) -> dict[str, Any]:
+    """Read from a metrics.tsv how far a run has come, how well it does and how fast."""
+    columns = read_metrics(metrics) if metrics.is_file() else {}
     last = {name: next(filter(None, reversed(cells)), None) for name, cells in columns.items()}
-    figures = {
+    held_out = {
         name: float(cell) for name, cell in last.items() if name.startswith("valid_") and cell
     }
-    return {"steps_done": int(last.get("step") or 0), "held_out": figures or "not yet"}
+    bits = [float(cell) for cell in columns.get("train_bits", ()) if cell]
+    pace = overall(columns)
+    return {
+        "steps_done": int(last.get("step") or 0),
+        "steps": steps,
+        "bases_read": int(last.get("bases") or 0),
+        "train_bits": round(fmean(bits[-AVERAGED:]), 4) if bits else None,
+        "held_out": held_out or "not yet",
+        "bases_per_second": round(pace.bases_per_second) if pace else None,
+        "wait_share": round(pace.wait_share, 5) if pace else None,
+    }
+
+
+def _plots(folder: Path) -> list[Path]:
+    """Draw a run's plots, if its folder can be written."""
+    if not (folder / METRICS).is_file():
+        return []
+    try:
+        return plot_run(folder)
+    except DnamambaError as error:
+        logger.warning("no plots: %s", error)
+        return []
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -193,13 +237,48 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 @click.command("info")
 @click.argument("path", required=False, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option("--plan", "planned", is_flag=True, help="Say what of a training step fits a GPU.")
+@click.option("--preset", "name", default="1.4m", metavar="SIZE", help="Of --plan.  [1.4m]")
+@click.option("--length", type=Count(), default=2**20, metavar="N", help="Of --plan.  [1Mi]")
+@click.option("--micro-batch", type=Count(), default=1, metavar="N", help="Of --plan.  [1]")
+@click.option("--precision", type=click.Choice(["bf16", "fp32"]), default="bf16", help="Of --plan.")
+@click.option("--bidirectional", is_flag=True, help="Of --plan.")
+@click.option(
+    "--symmetry", type=click.Choice(get_args(Symmetry)), default="none", help="Of --plan."
+)
+@click.option(
+    "--device-memory", type=float, metavar="GIB", help="Of --plan.  [default: this GPU's]"
+)
 @options.verbosity
-def command(path: Path | None, as_json: bool) -> None:
-    """Describe a genome, a model, a run or this installation.
+def command(
+    path: Path | None,
+    as_json: bool,
+    planned: bool,
+    name: str,
+    length: int,
+    micro_batch: int,
+    precision: str,
+    bidirectional: bool,
+    symmetry: Symmetry,
+    device_memory: float | None,
+) -> None:
+    """Describe a genome, a model, a run or this installation, or plan a run.
 
-    PATH is a FASTA file, its store, a model folder or a run folder. Without it: versions, devices,
-    and which backend will run here and why.
+    PATH is a FASTA file, its store, a model folder or a run folder, whose loss.png and
+    throughput.png are drawn as far as it has come. Without it: versions, devices, and which backend
+    will run here and why. With --plan: the memory and time of a forward and backward pass.
     """
+    if planned and path:
+        raise UsageError(f"--plan describes no {path}: give one or the other")
+    if planned:
+        both = bidirectional or symmetry != "none"
+        objective: Objective = "masked" if both else "next"
+        config = preset(name, bidirectional=bidirectional, symmetry=symmetry, objective=objective)
+        asked = Pass(micro_batch, length, element=2 if precision == "bf16" else 4)
+        memory = planner.memory_here(device_memory)
+        print_table(planner.COLUMNS, planner.plan(config, asked, memory))
+        logger.info("%s", planner.verdict(config, asked, memory))
+        return
     described = info(path)
     if as_json:
         click.echo(json.dumps(described, indent=2))

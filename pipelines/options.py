@@ -85,9 +85,10 @@ def _set_verbosity(context: click.Context, option: click.Parameter, value: bool)
 
 
 def available_threads() -> int:
-    """Count the CPU cores that this process may use."""
+    """Count the CPU cores that this process may use; several of torchrun's share them."""
     affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def resolve_device(text: str) -> "torch.device":

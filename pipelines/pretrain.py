@@ -3,6 +3,7 @@
 `pretrain` sets a run up, `dnamamba.pipelines.pretrain_run` trains it; the command is last.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,13 +31,18 @@ from dnamamba.pipelines.pretrain_config import (
     choose_steps,
     log_choices,
     loop_config,
+    require_shareable,
     require_sound,
     resume_config,
 )
-from dnamamba.pipelines.pretrain_run import RESULTS, Run, train
+from dnamamba.pipelines.pretrain_output import RESULTS
+from dnamamba.pipelines.pretrain_run import Run, train
 from dnamamba.pipelines.resume import describe_inputs, read_record, require_same_inputs
 from dnamamba.pipelines.split import choose_splits
+from dnamamba.processes import Processes, join
 from dnamamba.training.checkpoint import remove_leftovers
+from dnamamba.training.events import require_tensorboard
+from dnamamba.training.parallel import WAYS, Way
 
 
 def pretrain(
@@ -49,8 +55,14 @@ def pretrain(
     force: bool = False,
     device: str = "auto",
     workers: int = 0,
+    tensorboard: bool = False,
+    parallel: Way = "ddp",
+    sequence_parallel: int = 1,
 ) -> int:
     """Pretrain a language model on genomes, and leave it in a run folder.
+
+    Where torchrun started this process with others, they train one model together, and the first
+    writes.
 
     Parameters
     ----------
@@ -70,7 +82,13 @@ def pretrain(
     device
         `auto`, `cpu`, `mps`, `cuda` or `cuda:N`.
     workers
-        Processes that read ahead.
+        Processes that read ahead; with 0 a thread does.
+    tensorboard
+        Whether event files for TensorBoard are written into the run folder.
+    parallel
+        Whether each process holds all of the model, or a share of it.
+    sequence_parallel
+        How many processes hold a part each of the same windows.
 
     Returns
     -------
@@ -81,33 +99,53 @@ def pretrain(
     UsageError
         For settings that do not fit together, the genomes, or the run that is to be resumed.
     DnamambaError
-        For inputs that cannot be used, a full disk, or a loss that is not finite.
+        For inputs that cannot be used, a full disk, a loss that is not finite, or a process that
+        died.
     """
     config = config or PretrainConfig()
-    require_sound(config)
-    place = options.resolve_device(device)
-    if not force or resume:
-        options.prepare_output(output, force=force, resume=resume)
-    record = read_record(output, "pretrain") if resume else None
-    if record:
-        asked = changed(config) if asked is None else asked
-        config = resume_config(output, record["config"], asked)
-    others = [Path(config.split)] if config.split else []
-    for path in (*genomes, *others):
-        require_file(path)
-    stores = [open_store(genome) for genome in genomes]
-    inputs = describe_inputs(stores, others)
-    if record:
-        require_same_inputs(output, record["inputs"], inputs)
-        if (output / RESULTS).exists():
-            logger.info("%s is finished: %s has its figures", output, output / RESULTS)
-            return 0
-    run, splits = _set_up(output, config, stores, inputs, place)
-    if force:
-        options.prepare_output(output, force=True)
-    remove_leftovers(output)
-    _write_run(run, splits, place)
-    return train(run, workers)
+    with join(options.resolve_device(device), sequence_parallel) as (processes, place):
+        if not processes.is_first:
+            logger.setLevel(logging.WARNING)
+        require_sound(config)
+        if tensorboard:
+            require_tensorboard()
+
+        def look() -> dict[str, Any] | None:
+            if not force or resume:
+                options.prepare_output(output, force=force, resume=resume)
+            return read_record(output, "pretrain") if resume else None
+
+        record = processes.on_first(look)
+        if record:
+            asked = changed(config) if asked is None else asked
+            config = resume_config(output, record["config"], asked)
+        others = [Path(config.split)] if config.split else []
+        for path in (*genomes, *others):
+            require_file(path)
+        processes.on_first(lambda: _index(genomes))
+        stores = [open_store(genome) for genome in genomes]
+        inputs = describe_inputs(stores, others)
+        if record:
+            require_same_inputs(output, record["inputs"], inputs)
+            if processes.on_first((output / RESULTS).exists):
+                logger.info("%s is finished: %s has its figures", output, output / RESULTS)
+                return 0
+        run, splits = _set_up(output, config, stores, inputs, place, processes, parallel)
+
+        def write() -> None:
+            if force:
+                options.prepare_output(output, force=True)
+            remove_leftovers(output)
+            _write_run(run, splits)
+
+        processes.on_first(write)
+        return train(run, workers, tensorboard=tensorboard)
+
+
+def _index(genomes: Sequence[Path]) -> None:
+    """Build what stores there are to build; the other processes find them."""
+    for genome in genomes:
+        open_store(genome)
 
 
 def _set_up(
@@ -116,10 +154,13 @@ def _set_up(
     stores: Sequence[Store],
     inputs: list[dict[str, Any]],
     device: torch.device,
+    processes: Processes,
+    way: Way,
 ) -> tuple[Run, list[Split]]:
     """Cut the genomes, build the model, and choose what was left open."""
     lengths = [bases for store in stores for bases in store.lengths.values()]
-    chosen = choose_sizes(config, device, lengths)
+    chosen = choose_sizes(config, device, lengths, processes)
+    require_shareable(chosen, processes)
     length = chosen.length or max(lengths)
     splits, notes = choose_splits(
         stores,
@@ -140,10 +181,11 @@ def _set_up(
     )
     held_out = _hold_out(valid, length, chosen.held_out_bases or length)
     model = build_model(chosen).to(device)
-    chosen = choose_steps(chosen, model, windows, held_out, device)
+    chosen = choose_steps(chosen, model, windows, held_out, device, processes)
     log_choices(config, chosen, windows.bases)
     loop = loop_config(chosen)
-    return Run(output, chosen, loop, inputs, windows, held_out, model, device), splits
+    run = Run(output, chosen, loop, inputs, windows, held_out, model, device, processes, way)
+    return run, splits
 
 
 def _hold_out(sources: Sequence[Source], length: int, bases: int) -> HeldOutWindows:
@@ -163,17 +205,21 @@ def _hold_out(sources: Sequence[Source], length: int, bases: int) -> HeldOutWind
     return HeldOutWindows(sources, kept)
 
 
-def _write_run(run: Run, splits: Sequence[Split], device: torch.device) -> None:
+def _write_run(run: Run, splits: Sequence[Split]) -> None:
     """Write what a run is made of: run.json first, because it marks the folder as ours."""
     config = to_dict(run.config)
     record = {
         "seed": run.config.seed,
-        "device": options.device_name(device),
+        "device": options.device_name(run.device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "config": config,
         "inputs": run.inputs,
     }
+    if run.processes.size > 1:
+        parts = run.processes.parts
+        together = {"parallel": run.way, "sequence_parallel": parts}
+        record["processes"] = {"count": run.processes.size, **together}
     write_run_record(run.folder, "pretrain", record)
     write_text(run.folder / "config.toml", to_toml(config))
     names = [Path(entry["path"]).name for entry in run.inputs[: len(splits)]]
@@ -226,6 +272,20 @@ def _count(name: str, text: str) -> Callable[[Function], Function]:
 )
 @_count("checkpoint-every", "Steps between checkpoints.  [default: a twentieth]")
 @click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes reading ahead.")
+@click.option("--tensorboard", is_flag=True, help="Write events for TensorBoard, as it trains.")
+@click.option(
+    "--parallel",
+    type=click.Choice(WAYS),
+    default=WAYS[0],
+    help="Under torchrun, what each process holds of the model: ddp, all; fsdp, a share.  [ddp]",
+)
+@click.option(
+    "--sequence-parallel",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="N",
+    help="Under torchrun, processes that each window is split over.  [1]",
+)
 @click.option("--config", metavar="TOML", type=click.Path(path_type=Path), help="Settings.")
 @options.output
 @options.resume
@@ -246,13 +306,19 @@ def command(
     device: str,
     threads: int,
     workers: int,
+    tensorboard: bool,
+    parallel: Way,
+    sequence_parallel: int,
     **settings: Any,
 ) -> int:
     """Pretrain a Mamba model on genomes.
 
     GENOME is a FASTA file: plain text, gzip or BGZF. The run folder (-o) is a model folder, and
-    holds metrics.tsv, loss.png, run.json, config.toml and what a --resume needs. On a CPU the same
-    command on as many threads gives the same model, bit for bit.
+    holds metrics.tsv, loss.png, throughput.png, run.json, config.toml and what a --resume needs. On
+    a CPU the same command on as many threads gives the same model, bit for bit.
+
+    Many GPUs: torchrun --nproc-per-node N -m dnamamba pretrain GENOME... trains one model on all;
+    --resume may go on with another number of them.
     """
     torch.set_num_threads(threads)
     asked = _asked(config, settings, context)
@@ -265,6 +331,9 @@ def command(
         force=force,
         device=device,
         workers=workers,
+        tensorboard=tensorboard,
+        parallel=parallel,
+        sequence_parallel=sequence_parallel,
     )
 
 

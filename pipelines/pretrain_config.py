@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 import torch
 
@@ -19,8 +19,11 @@ from dnamamba.models.backbone import Symmetry
 from dnamamba.models.block import Recompute
 from dnamamba.models.heads import LanguageModel
 from dnamamba.models.presets import preset, preset_name
+from dnamamba.pipelines import planner
 from dnamamba.pipelines.resume import require_same_settings
+from dnamamba.processes import ALONE, Processes
 from dnamamba.training import plan
+from dnamamba.training.footprint import Pass, free_memory
 from dnamamba.training.loop import LoopConfig, autocast_to, seconds_per_step
 from dnamamba.training.monitor import count_text
 from dnamamba.training.objectives import MaskedBase, NextBase
@@ -68,7 +71,7 @@ class PretrainConfig:
         fp32, bf16, or auto: bf16 on a GPU.
     recompute
         What the backward makes again to save memory: nothing, all but scans, whole blocks; or auto:
-        on a GPU as little as memory allows, elsewhere all but scans.
+        all but scans, and on a GPU whole blocks where that does not fit.
     backend
         How scans run.
     validate_every, checkpoint_every
@@ -192,7 +195,10 @@ def build_objective(
 
 
 def choose_sizes(
-    config: PretrainConfig, device: torch.device, contigs: Iterable[int]
+    config: PretrainConfig,
+    device: torch.device,
+    contigs: Iterable[int],
+    processes: Processes = ALONE,
 ) -> PretrainConfig:
     """Choose preset, length, batch, precision and held-out bases where nobody said.
 
@@ -204,20 +210,57 @@ def choose_sizes(
         Where the model will run.
     contigs
         Lengths of the contigs.
+    processes
+        Who will train it.
     """
     sizes = plan.sizes_for(device)
     length = config.length or plan.default_length(sizes, contigs)
     precision = config.precision
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" else "fp32"
+    batch = max(1, sizes.step_bases // length)
     return dataclasses.replace(
         config,
         preset=preset_name(preset(config.preset or sizes.preset)),
         length=length,
-        batch=config.batch or max(1, sizes.step_bases // length),
+        batch=config.batch or processes.readers * -(-batch // processes.readers),
         precision=precision,
         held_out_bases=config.held_out_bases or sizes.held_out_bases,
     )
+
+
+def require_shareable(config: PretrainConfig, processes: Processes) -> None:
+    """Raise one UsageError for all that keeps processes from sharing the work.
+
+    Parameters
+    ----------
+    config
+        With sizes chosen.
+    processes
+        Who will train it.
+    """
+    faults = []
+    readers, parts = processes.readers, processes.parts
+    if (config.batch or readers) % readers:
+        faults.append(
+            f"batch {config.batch}: {readers} processes cannot take as many windows each; give a "
+            f"multiple of {readers}, or start a number of processes that divides it"
+        )
+    if parts > 1:
+        what = f"--sequence-parallel {parts}:"
+        if config.symmetry != "none":
+            faults.append(f"{what} both strands of a window have to lie on one process")
+        if config.tbptt is not None:
+            faults.append(f"{what} a window is split, or read in segments by --tbptt, not both")
+        looks_back = preset(config.preset or "").d_conv - 1
+        shortest = config.length_warmup or config.length or parts
+        if shortest // parts < looks_back:
+            faults.append(
+                f"{what} parts of {shortest:,} bases would be shorter than the {looks_back} that "
+                "a convolution looks back; split over fewer processes"
+            )
+    if faults:
+        raise UsageError("; ".join(faults))
 
 
 def choose_steps(
@@ -226,6 +269,7 @@ def choose_steps(
     windows: TrainingWindows,
     held_out: HeldOutWindows,
     device: torch.device,
+    processes: Processes = ALONE,
 ) -> PretrainConfig:
     """Choose what nobody said of micro-batch, recompute and steps, by trying a real batch.
 
@@ -239,21 +283,34 @@ def choose_steps(
         What it will be trained on, and scored on.
     device
         Where it will run.
+    processes
+        Who will train it. Each tries its own share, by itself, and all choose the same.
     """
     length, batch = windows.length, config.batch or 1
-    micro_batch = min(config.micro_batch or plan.micro_batch(device, length), batch)
+    mine, here = processes.share(batch), processes.part(length)
+    most = config.micro_batch or plan.micro_batch(device, length // processes.parts)
+    micro_batch = min(most, len(mine))
     steps = config.steps or (steps_for(config.tokens, batch, length) if config.tokens else None)
-    ways: tuple[Recompute, ...] = get_args(Recompute)
+    # "none" is a twentieth faster than "scan", and takes twice the memory.
+    ways: tuple[Recompute, ...] = ("scan", "block") if device.type == "cuda" else ("scan",)
     if config.recompute != "auto":
         ways = (config.recompute,)
-    elif device.type != "cuda":
-        ways = ("scan",)  # costs next to nothing there, and memory is not tried
+    if device.type == "cuda":
+        fewest = micro_batch if config.micro_batch else 1
+        element = 4 if config.precision == "fp32" else 2
+        planner.require_fit(
+            model,
+            Pass(fewest, length, ways[-1], config.tbptt, processes.parts, element),
+            device,
+            free_memory(device),
+        )
     model.recompute = recompute = ways[0]
     on_trial = device.type == "cuda" and (config.micro_batch is None or len(ways) > 1)
     if steps is None or on_trial:
         objective = build_objective(model, config, config.soft_mask_weight)
         autocast = autocast_to(config.precision, device)
-        codes = torch.stack([windows[0, index] for index in range(micro_batch)]).to(device)
+        tried = torch.stack([windows[0, index] for index in mine[:micro_batch]])
+        codes = tried[:, here].to(device)
         if on_trial:
             micro_batch, recompute = plan.fit_memory(
                 model,
@@ -263,16 +320,18 @@ def choose_steps(
                 recompute=ways,
                 tbptt=config.tbptt,
                 whole=config.micro_batch is not None,
+                processes=processes,
             )
         if steps is None:
             seconds = seconds_per_step(
                 model,
                 objective,
                 codes[:micro_batch],
-                batch=batch,
+                batch=len(mine),
                 tbptt=config.tbptt,
                 autocast=autocast,
             )
+            (seconds,) = processes.largest(seconds)
             steps = plan.affordable_steps(seconds, batch * length, windows.bases)
     plan_stages(steps, length, batch, config.length_warmup)
     return dataclasses.replace(

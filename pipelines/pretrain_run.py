@@ -1,10 +1,8 @@
 """A pretraining run that is set up: train it, save it, score it beside its baselines, print."""
 
-import dataclasses
-import math
 import signal
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,39 +20,30 @@ from dnamamba.evaluation.language import (
     Score,
     score_model,
 )
-from dnamamba.evaluation.plots import plot_loss
-from dnamamba.evaluation.report import (
-    COLUMNS,
-    Result,
-    best_order,
-    summarise,
-    verdict,
-    write_results,
-)
-from dnamamba.log import logger, read_metrics
-from dnamamba.models import pretrained
+from dnamamba.log import logger
 from dnamamba.models.heads import LanguageModel
 from dnamamba.pipelines.baselines import Baselines, fit_baselines
 from dnamamba.pipelines.pretrain_config import MAY_CHANGE, PretrainConfig, build_objective
+from dnamamba.pipelines.pretrain_output import finish, save_model
 from dnamamba.pipelines.resume import flatten
-from dnamamba.pipelines.table import print_table
-from dnamamba.training.checkpoint import list_states
+from dnamamba.processes import LostProcessError, Processes, losses_told
+from dnamamba.training.checkpoint import list_states, state_step
 from dnamamba.training.divergence import DivergedError
 from dnamamba.training.loop import Callbacks, LoopConfig, autocast_to, fit
 from dnamamba.training.monitor import Monitor
 from dnamamba.training.optimizer import build_optimizer
+from dnamamba.training.parallel import Trained, Way, distribute, gathered
 from dnamamba.training.rollback import ROLLBACKS, Checkpoints
 from dnamamba.training.signals import Interruption, StopRequest, stop_on_signal
+from dnamamba.training.silence import Silence
 from dnamamba.training.stages import Stage, plan_stages
 
 METRICS: Final = "metrics.tsv"
-RESULTS: Final = "results.tsv"
-"""Its presence says that the run is finished."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """All that a run is made of, once it is set up."""
+    """All that a run is made of, once it is set up; on each of its processes."""
 
     folder: Path
     config: PretrainConfig
@@ -64,6 +53,8 @@ class Run:
     held_out: HeldOutWindows
     model: LanguageModel
     device: torch.device
+    processes: Processes
+    way: Way
 
     @property
     def name(self) -> str:
@@ -88,13 +79,15 @@ class Run:
         )
 
     def batches(self, start: int, workers: int) -> Iterator[Tensor]:
-        """Read the batch of each step from `start` on."""
+        """Read this process's share of the batch of each step from `start` on."""
         for stage in self.stages:
             if start < stage.steps.stop:
+                mine = self.processes.share(stage.batch)
                 yield from feed(
                     self.windows.of_length(stage.length),
                     range(max(start, stage.steps.start), stage.steps.stop),
-                    stage.batch,
+                    len(mine),
+                    first=mine.start,
                     workers=workers,
                     pin=self.device.type == "cuda",
                 )
@@ -110,47 +103,48 @@ class Run:
         """Make the objective: weighted for training, or with a weight of one to be scored."""
         return build_objective(self.model, self.config, soft_mask_weight)
 
-    def score(self) -> Score:
-        """Score the model on the held-out windows."""
-        return score_model(
-            self.model,
-            self.held_out,
-            self.objective(1.0),
-            batch=self.loop.micro_batch,
-            device=self.device,
-            segment=self.config.tbptt,
-            autocast=self.autocast,
-        )
+    def score(self, stop: StopRequest) -> Score:
+        """Score the model on the held-out windows; an `Interruption` where `stop` asks for it."""
+        with stop.breaks_off(self.processes):
+            return score_model(
+                self.model,
+                self.held_out,
+                self.objective(1.0),
+                batch=self.loop.micro_batch,
+                device=self.device,
+                segment=self.config.tbptt,
+                autocast=self.autocast,
+                processes=self.processes,
+                between=lambda: stop.check(self.processes),
+            )
 
 
-def train(run: Run, workers: int) -> int:
+def train(run: Run, workers: int, *, tensorboard: bool = False) -> int:
     """Train from the last good checkpoint to the end, or to a signal.
 
     Returns
     -------
     The exit code: 0 if the run is finished or was stopped by SIGTERM or SIGUSR1, 130 if by SIGINT.
     """
+    model = distribute(run.model, run.processes, run.way, run.autocast)
     optimizer = build_optimizer(run.model, run.config.optimizer)
-    checkpoints = Checkpoints(run.folder, run.model, optimizer, _identity(run))
+    checkpoints = Checkpoints(run.folder, run.model, optimizer, _identity(run), run.processes)
     start = done = checkpoints.restore()
     if start:
         logger.info("going on from step %s of %s", f"{start:,}", f"{run.loop.steps:,}")
-    with stop_on_signal() as stop:
+    with _way_back_told(run), stop_on_signal() as stop:
         try:
-            with stop.breaks_off():
-                baselines = fit_baselines(run.folder, run.windows, run.held_out, run.objective(1.0))
-            monitor = Monitor(
-                run.folder / METRICS,
-                start=start,
-                steps=run.loop.steps,
-                step_bases=run.step_bases,
-                device=run.device,
-            )
-            done = _fit(run, optimizer, checkpoints, monitor, stop, start, workers)
+            baselines = _fit_baselines(run, stop)
+            monitor = _monitor(run, start, tensorboard)
+            done = _fit(run, model, optimizer, checkpoints, monitor, stop, start, workers)
             if done == run.loop.steps:
-                with stop.breaks_off():
-                    score = run.score()
-                _finish(run, score, baselines, monitor)
+                score = run.score(stop)
+                monitor.validated(done, score)
+                monitor.log_pace(workers)
+                whole = gathered(run.model)
+                run.processes.on_first(
+                    lambda: finish(run, whole, score, baselines, monitor.seconds)
+                )
                 return 0
         except Interruption:
             pass  # what was broken off is begun again by a resume
@@ -163,8 +157,52 @@ def train(run: Run, workers: int) -> int:
     return 130 if stop.signal == signal.SIGINT else 0
 
 
+@contextmanager
+def _way_back_told(run: Run) -> Iterator[None]:
+    """Where another process has died, say what is left and how to go on."""
+    try:
+        with losses_told():
+            yield
+    except LostProcessError as error:
+        states = list_states(run.folder)
+        step = state_step(states[0]) if states else 0
+        raise LostProcessError(
+            f"{error}; the last checkpoint of {run.folder} is of step {step:,} of "
+            f"{run.loop.steps:,}, and the same command with --resume goes on from there"
+        ) from error
+
+
+def _fit_baselines(run: Run, stop: StopRequest) -> Baselines:
+    """Fit the baselines on the first process; a signal to it breaks that off for all."""
+
+    def fit_here() -> Baselines | None:
+        with suppress(Interruption), stop.breaks_off():
+            return fit_baselines(run.folder, run.windows, run.held_out, run.objective(1.0))
+        return None
+
+    baselines = run.processes.on_first(fit_here)
+    stop.check(run.processes)
+    if baselines is None:
+        raise Interruption
+    return baselines
+
+
+def _monitor(run: Run, start: int, tensorboard: bool) -> Monitor:
+    if not run.processes.is_first:
+        return Silence()
+    return Monitor(
+        run.folder / METRICS,
+        start=start,
+        steps=run.loop.steps,
+        step_bases=run.step_bases,
+        device=run.device,
+        tensorboard=run.folder / "tensorboard" if tensorboard else None,
+    )
+
+
 def _fit(
     run: Run,
+    model: Trained,
     optimizer: torch.optim.Optimizer,
     checkpoints: Checkpoints,
     monitor: Monitor,
@@ -175,25 +213,25 @@ def _fit(
     """Train from step `start` on, go back where the loss diverges, and return the steps done."""
 
     def validate(step: int) -> None:
-        if monitor.is_validated(step):
+        if run.processes.on_first(lambda: monitor.is_validated(step)):
             return
-        with suppress(Interruption):
-            with stop.breaks_off():
-                score = run.score()
-            monitor.validated(step, score)
+        with monitor.aside():
+            monitor.validated(step, run.score(stop))
 
     def save(step: int) -> None:
-        checkpoints.save(step)
-        _save_model(run, step, {})
+        with monitor.aside():
+            checkpoints.save(step)
+            whole = gathered(run.model)
+            run.processes.on_first(lambda: save_model(run, whole, step))
 
     try:
         while True:
             try:
                 return fit(
-                    run.model,
+                    model,
                     optimizer,
                     run.objective(run.config.soft_mask_weight),
-                    run.batches(start, workers),
+                    monitor.waiting(run.batches(start, workers)),
                     Callbacks(monitor.report, validate, save),
                     start=start,
                     config=run.loop,
@@ -202,6 +240,7 @@ def _fit(
                     stop=stop,
                     skipped=checkpoints.skipped,
                     autocast=run.autocast,
+                    processes=run.processes,
                 )
             except DivergedError as error:
                 start = _roll_back(run, checkpoints, error)
@@ -230,7 +269,8 @@ def _roll_back(run: Run, checkpoints: Checkpoints, error: DivergedError) -> int:
             f"{where}{past}: start again with a lower --lr than {run.config.optimizer.lr:g}"
             f"{exact}{kept}"
         ) from error
-    logger.warning(
+    say = logger.warning if run.processes.is_first else logger.debug
+    say(
         "%s: back to step %s, and on without these windows (rollback %d of %d)",
         where,
         f"{start:,}",
@@ -245,48 +285,3 @@ def _identity(run: Run) -> dict[str, Any]:
     settings = flatten(to_dict(run.config))
     kept = {name: value for name, value in settings.items() if name not in MAY_CHANGE}
     return {**kept, "inputs": [entry["sha256"] for entry in run.inputs]}
-
-
-def _save_model(run: Run, step: int, figures: Mapping[str, float]) -> None:
-    """Write the model and its card into the run folder."""
-    card = pretrained.model_card(
-        run.model,
-        name=run.name,
-        data=[f"`{Path(entry['path']).name}` (SHA-256 {entry['sha256']})" for entry in run.inputs],
-        metrics=figures,
-        notes=f"Trained for {step:,} of {run.loop.steps:,} steps of {run.step_bases:,} bases, "
-        f"windows of {run.windows.length:,}; see config.toml and split.bed.",
-    )
-    pretrained.save(run.model, run.folder, card)
-
-
-def _finish(run: Run, score: Score, baselines: Baselines, monitor: Monitor) -> None:
-    """Write the model's score, card, picture and results, and print the table."""
-    result = summarise(run.name, score, run.loop.steps * run.step_bases, monitor.seconds)
-    monitor.validated(run.loop.steps, score)
-    rows = baselines.results()
-    order = best_order(baselines.scores)
-    _save_model(
-        run,
-        run.loop.steps,
-        {
-            "bits per base": score.bits_per_base,
-            "perplexity": score.perplexity,
-            "accuracy": score.accuracy,
-            f"bits per base, order-{order} Markov (the best)": rows[order].bits_per_base,
-        },
-    )
-    shown = [rows[index] for index in sorted({0, order})]
-    levels = {row.model: row.bits_per_base for row in shown}
-    plot_loss(read_metrics(run.folder / METRICS), levels, run.folder / "loss.png")
-    write_results(run.folder / RESULTS, [result, *rows])
-    print_table(COLUMNS, [_row(row) for row in (result, *shown)])
-    logger.info(verdict(run.name, score, baselines.scores))
-    if run.config.objective == "masked":
-        logger.info("mind that Markov models see the bases before; the model sees both sides")
-    logger.info("the model is in %s; dnamamba info %s describes it", run.folder, run.folder)
-
-
-def _row(result: Result) -> list[str | int | float]:
-    *figures, accuracy, bases, seconds = dataclasses.astuple(result)
-    return [*figures, "-" if math.isnan(accuracy) else accuracy, bases, round(seconds, 1)]

@@ -69,6 +69,23 @@ def test_metrics_grow_and_rewind(tmp_path: Path) -> None:
     }
 
 
+def test_metrics_of_an_older_version_get_the_columns_they_lack(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.tsv"
+    path.write_text("step\tloss\tgone\n1\t2\tx\n2\t1.5\ty\n3\t1\tz\n")
+    metrics = Metrics(path, ["step", "rate", "loss"])
+    metrics.rewind(2)
+    metrics.add({"step": 3, "rate": 100.0, "loss": 0.5})
+    assert path.read_text() == "step\trate\tloss\n1\t\t2\n2\t\t1.5\n3\t100\t0.5\n"
+
+
+def test_a_row_without_the_end_of_its_line_was_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.tsv"
+    path.write_text("step\tloss\n1\t1.25\n2\t1.2")
+    assert read_metrics(path) == {"step": ["1"], "loss": ["1.25"]}
+    path.write_text("")
+    assert Metrics(path, ["step", "loss"]).path.read_text() == "step\tloss\n"
+
+
 def test_run_record(tmp_path: Path) -> None:
     write_run_record(tmp_path, "pretrain", {"seed": 7})
     record = json.loads((tmp_path / "run.json").read_text())

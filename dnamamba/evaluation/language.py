@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dnamamba.alphabet import Codes
 from dnamamba.evaluation.intervals import Interval, block_bootstrap
 from dnamamba.models.heads import cross_entropy
+from dnamamba.processes import ALONE, Processes
 
 Autocast = Callable[[], AbstractContextManager[None]]
 """Makes the context that a forward pass runs in."""
@@ -99,14 +100,24 @@ class Windows(Protocol):
         """Fetch one window."""
 
 
-def batches(windows: Windows, batch: int) -> Iterator[tuple[int, Tensor]]:
-    """Yield the first index and the (batch, length) codes of each batch, in order."""
-    for first in range(0, len(windows), batch):
+def batches(
+    windows: Windows, batch: int, processes: Processes = ALONE
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield the first index and the (batch, length) codes of each batch, in order.
+
+    Several processes take turns. Each gets as many batches, because it may have to take part in
+    what the others compute: one that runs out is given the last again.
+    """
+    count = -(-len(windows) // batch)
+    turns = -(-count // processes.readers)
+    for number in range(processes.reader, turns * processes.readers, processes.readers):
+        first = min(number, count - 1) * batch
         last = min(first + batch, len(windows))
         yield first, torch.stack([windows[index] for index in range(first, last)])
 
 
-@torch.inference_mode()
+# No inference mode: what FSDP gathers in one could not be trained with afterwards.
+@torch.no_grad()
 def score_model(
     model: nn.Module,
     windows: Windows,
@@ -116,6 +127,8 @@ def score_model(
     device: torch.device,
     segment: int | None = None,
     autocast: Autocast = nullcontext,
+    processes: Processes = ALONE,
+    between: Callable[[], None] = lambda: None,
 ) -> Score:
     """Score a model on held-out windows in one pass.
 
@@ -136,13 +149,19 @@ def score_model(
         which the model then takes and gives back; None reads it at once.
     autocast
         The context of the forward pass.
+    processes
+        Who scores: each its share of the windows, or a part of each, and all get the whole score.
+    between
+        Called before each forward pass; may raise.
     """
     training = model.training
     model.eval()
-    sums = []
-    for first, codes in batches(windows, batch):
+    sums = torch.zeros(len(windows), 3, dtype=torch.float64)
+    for first, codes in batches(windows, batch, processes):
+        between()
+        here = processes.part(codes.shape[1])
         parts = (
-            torch.split(tensor, segment or tensor.shape[1], 1)
+            torch.split(tensor[:, here], segment or tensor.shape[1], 1)
             for tensor in objective(codes.to(device), 0, first)
         )
         state, total = None, torch.zeros(len(codes), 3, device=device)
@@ -156,9 +175,10 @@ def score_model(
             nats = cross_entropy(logits, targets).masked_fill(~scored, 0.0).sum(1)
             correct = ((logits.argmax(-1) == targets) & scored).sum(1)
             total += torch.stack([nats, correct.float(), scored.sum(1).float()], 1)
-        sums.append(total.cpu())
+        if first // batch % processes.readers == processes.reader:  # no batch given again
+            sums[first : first + len(codes)] = total.double().cpu()
     model.train(training)
-    nats, correct, bases = torch.cat(sums).double().numpy().T
+    nats, correct, bases = processes.add(sums).numpy().T
     return Score(nats / math.log(2), bases.astype(np.int64), float(correct.sum() / bases.sum()))
 
 

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from dnamamba.errors import CheckpointError, UsageError
 from dnamamba.files import PICKLE_PREFIXES, PICKLE_SUFFIXES, atomic_path
 from dnamamba.log import logger
+from dnamamba.processes import ALONE, Processes
+from dnamamba.training.parallel import sharded_like, whole
 
 FOLDER: Final = "training_state"
 KEEP: Final = 2
@@ -30,8 +32,11 @@ def write_state(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     settings: Mapping[str, Any],
+    processes: Processes = ALONE,
 ) -> Path:
     """Write the state after `step` steps into `run`/training_state and drop all but the last two.
+
+    What is written does not depend on the processes, nor on whether the model is sharded.
 
     Parameters
     ----------
@@ -43,27 +48,34 @@ def write_state(
         What is saved: parameters and moments, by parameter name.
     settings
         Plain values that a resume has to agree with, such as preset, length and seed.
+    processes
+        Who trains the model. All call this, and the first writes.
 
     Raises
     ------
     DnamambaError
         Where the disk is full; the states before stay as they are.
     """
-    tensors = {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in _named_tensors(model, optimizer).items()
-    }
-    metadata = {
-        "format": _FORMAT,
-        "step": str(step),
-        "settings": json.dumps(dict(settings), sort_keys=True),
-        "sha256": _digest(tensors),
-    }
+    tensors = {}
+    for name, tensor in _named_tensors(model, optimizer).items():
+        gathered = whole(tensor.detach())
+        if processes.is_first:
+            tensors[name] = gathered.cpu().contiguous()
     path = _path(run, step)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(save(tensors, metadata))
-    for old in list_states(run)[KEEP:]:
-        old.unlink()
+
+    def write() -> None:
+        metadata = {
+            "format": _FORMAT,
+            "step": str(step),
+            "settings": json.dumps(dict(settings), sort_keys=True),
+            "sha256": _digest(tensors),
+        }
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(save(tensors, metadata))
+        for old in list_states(run)[KEEP:]:
+            old.unlink()
+
+    processes.on_first(write)
     return path
 
 
@@ -77,23 +89,26 @@ def state_step(path: Path) -> int:
     return int(path.stem.removeprefix("step-"))
 
 
-def read_settings(run: Path, step: int) -> dict[str, Any]:
-    """Read the settings that the state after `step` steps was written with."""
-    with safetensors.safe_open(_path(run, step), "pt") as state:
-        settings: dict[str, Any] = json.loads(state.metadata()["settings"])
-    return settings
-
-
 def restore_state(
     run: Path,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     settings: Mapping[str, Any],
-) -> int:
-    """Load the newest whole training state into `model` and `optimizer`; return its step.
+    processes: Processes = ALONE,
+) -> tuple[int, dict[str, Any]]:
+    """Load the newest whole training state into `model` and `optimizer`.
 
-    Returns 0, and changes nothing, where the run has no training state yet. A damaged state is
-    passed over with a warning if the one before is whole.
+    A damaged state is passed over with a warning if the one before is whole.
+
+    Parameters
+    ----------
+    run, model, optimizer, settings, processes
+        As for `write_state`; the first process reads for all.
+
+    Returns
+    -------
+    Its step, and all the settings it was written with; 0 and none, and nothing is changed, where
+    the run has no training state yet.
 
     Raises
     ------
@@ -102,6 +117,18 @@ def restore_state(
     UsageError
         If the state was made with other settings.
     """
+    state = processes.on_first(lambda: _read_newest(run, settings))
+    if state is None:
+        return 0, {}
+    path, metadata, tensors = state
+    _load_into(path, tensors, model, optimizer)
+    return int(metadata["step"]), json.loads(metadata["settings"])
+
+
+def _read_newest(
+    run: Path, settings: Mapping[str, Any]
+) -> tuple[Path, dict[str, str], dict[str, Tensor]] | None:
+    """Find the newest whole state; what `restore_state` says."""
     for path in sorted((run / FOLDER).glob("*")):
         if path.suffix in PICKLE_SUFFIXES:
             raise CheckpointError(_refusal(path))
@@ -113,14 +140,13 @@ def restore_state(
             logger.warning("%s is damaged (%s): trying the one before", path, damage)
             continue
         _require_same(path, json.loads(metadata["settings"]), settings)
-        _load_into(path, tensors, model, optimizer)
-        return int(metadata["step"])
+        return path, metadata, tensors
     if paths:
         raise CheckpointError(
             f"{paths[0]}: damaged, and so is every other training state of the run: "
             f"remove {run / FOLDER} and --resume to start at zero"
         )
-    return 0
+    return None
 
 
 class _DamagedError(Exception):
@@ -191,10 +217,16 @@ def _load_into(
             raise CheckpointError(f"{path}: {name} is of shape {shapes}; start again with --force")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
+            parameter.copy_(sharded_like(parameter, weights[name]))
     names = {parameter: name for name, parameter in parameters.items()}
     ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state = {index: moments[names[parameter]] for index, parameter in enumerate(ordered)}
+    state = {
+        index: {
+            moment: sharded_like(parameter, tensor)
+            for moment, tensor in moments[names[parameter]].items()
+        }
+        for index, parameter in enumerate(ordered)
+    }
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 

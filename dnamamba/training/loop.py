@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from dnamamba.errors import DnamambaError
-from dnamamba.evaluation.language import Autocast, Objective
+from dnamamba.evaluation.language import Autocast, Batch, Objective
 from dnamamba.models.backbone import detached
-from dnamamba.models.heads import LanguageModel
+from dnamamba.processes import ALONE, Processes
 from dnamamba.training.divergence import DivergedError, Watch
 from dnamamba.training.optimizer import OptimizerConfig
+from dnamamba.training.parallel import Trained, exchanging, whole
 from dnamamba.training.schedule import learning_rate
-from dnamamba.training.signals import StopRequest
+from dnamamba.training.signals import Interruption, StopRequest
 
 REPORT_SECONDS: Final = 0.5
 """How long losses may wait on the device before they are read."""
@@ -36,7 +37,7 @@ class LoopConfig:
     steps
         Optimiser steps of the whole run.
     batch
-        Windows a step.
+        Windows a step, of all processes together.
     micro_batch
         Windows a forward and backward pass; their gradients add up to the batch's. Shorter windows
         of a length warm-up are as many more as make the same bases.
@@ -82,7 +83,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What the loop calls: rows of finished steps, a validation, a checkpoint."""
+    """What the loop calls: rows of finished steps, a validation, a checkpoint.
+
+    A validation that a signal breaks off raises an `Interruption`, on every process alike.
+    """
 
     report: Callable[[list[Row]], None]
     validate: Callable[[int], None]
@@ -90,7 +94,7 @@ class Callbacks:
 
 
 def train_step(
-    model: LanguageModel,
+    model: Trained,
     optimizer: torch.optim.Optimizer,
     objective: Objective,
     codes: Tensor,
@@ -100,26 +104,35 @@ def train_step(
     clip: float,
     tbptt: int | None = None,
     autocast: Autocast = nullcontext,
+    processes: Processes = ALONE,
 ) -> Tensor:
     """Take one optimiser step on (batch, length) uint8 codes that lie on the model's device.
 
-    Every target weighs the same whichever micro-batch it falls in.
+    Every target weighs the same whichever micro-batch it falls in, and whichever process has it.
 
     Returns
     -------
-    (3,) float32 on the device: weighted loss in nats, weight, norm of the gradient before clipping.
+    (3,) float32 on the device, of the whole step: weighted loss in nats, weight, norm of the
+    gradient before clipping.
     """
     optimizer.zero_grad(set_to_none=True)
     nats, weight = accumulate_gradients(
-        model, objective, codes, step, micro_batch=micro_batch, tbptt=tbptt, autocast=autocast
+        model,
+        objective,
+        codes,
+        step,
+        micro_batch=micro_batch,
+        tbptt=tbptt,
+        autocast=autocast,
+        processes=processes,
     )
-    norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
+    norm = whole(nn.utils.clip_grad_norm_(model.parameters(), clip))
     optimizer.step()
     return torch.stack([nats, weight, norm])
 
 
 def accumulate_gradients(
-    model: LanguageModel,
+    model: Trained,
     objective: Objective,
     codes: Tensor,
     step: int,
@@ -127,36 +140,53 @@ def accumulate_gradients(
     micro_batch: int,
     tbptt: int | None = None,
     autocast: Autocast = nullcontext,
+    processes: Processes = ALONE,
 ) -> tuple[Tensor, Tensor]:
     """Add the gradient of the batch's mean loss, micro-batch by micro-batch, segment by segment.
 
+    Parameters
+    ----------
+    codes
+        This process's share of the windows, each whole.
+
     Returns
     -------
-    The weighted loss in nats and the weight of the batch, float32 scalars on the device.
+    The weighted loss in nats and the weight of the whole batch, float32 scalars on the device.
     """
-    batch = objective(codes, step, 0)
-    weight = batch.weights.sum()
-    share = 1.0 / weight.clamp_min(1e-6)
+    asked = objective(codes, step, processes.reader * len(codes))
+    here = processes.part(codes.shape[1])
+    passes = list(_passes(Batch(*(tensor[:, here] for tensor in asked)), micro_batch, tbptt))
+    weight = processes.add(asked.weights[:, here].sum())
+    # Gradients will be averaged over the processes.
+    share = processes.size / weight.clamp_min(1e-6)
     nats = torch.zeros_like(weight)
-    parts = (torch.split(tensor, micro_batch) for tensor in batch)
-    for inputs, targets, weights in zip(*parts, strict=True):
-        segments = zip(
-            *(torch.split(part, tbptt or part.shape[1], 1) for part in (inputs, targets, weights)),
-            strict=True,
-        )
-        state = None
-        for ids, asked, weighed in segments:
+    state = None
+    for number, (begins, batch) in enumerate(passes, 1):
+        with exchanging(model, last=number == len(passes)):
             with autocast():
-                scored, state = model.nats(ids, asked, state, return_state=tbptt is not None)
-            loss = (scored * weighed).sum()
-            (loss * share).backward()
-            nats += loss.detach()
-            state = detached(state)
-    return nats, weight
+                scored, state = model.nats(
+                    batch.inputs,
+                    batch.targets,
+                    None if begins else detached(state),
+                    return_state=tbptt is not None,
+                )
+            loss = (scored * batch.weights).sum()
+            torch.autograd.backward(loss * share)
+        nats += loss.detach()
+    return processes.add(nats), weight
+
+
+def _passes(batch: Batch, micro_batch: int, tbptt: int | None) -> Iterator[tuple[bool, Batch]]:
+    """Cut a batch into forward and backward passes, and tell which begin their windows."""
+    for windows in zip(*(torch.split(tensor, micro_batch) for tensor in batch), strict=True):
+        length = tbptt or windows[0].shape[1]
+        segments = zip(*(torch.split(tensor, length, 1) for tensor in windows), strict=True)
+        for number, segment in enumerate(segments):
+            yield number == 0, Batch(*segment)
 
 
 def fit(
-    model: LanguageModel,
+    model: Trained,
     optimizer: torch.optim.Optimizer,
     objective: Objective,
     batches: Iterable[Tensor],
@@ -169,22 +199,26 @@ def fit(
     stop: StopRequest,
     skipped: Collection[range] = (),
     autocast: Autocast = nullcontext,
+    processes: Processes = ALONE,
 ) -> int:
     """Train from step `start` to `config.steps`, or until `stop` asks for an end.
 
-    The last step is always saved, and so is the one at which a signal arrived; to validate the
-    last one is left to the caller. Weights are validated before the step that changes them, so that
-    whoever resumes from a checkpoint begins with the validation that is due there. In the middle of
-    what may become an explosion nothing is saved or validated.
+    No step is begun once a signal has arrived, at any of the processes: all stop before the same
+    one. The last step is always saved, and so is the one before a stop; to validate the last one is
+    left to the caller. Weights are validated before the step that changes them, so that whoever
+    resumes from a checkpoint begins with the validation that is due there. In the middle of what
+    may become an explosion nothing is saved or validated.
 
     Parameters
     ----------
     batches
-        (batch, length) uint8 codes of steps `start`, `start` + 1, ...
+        (batch, length) uint8 codes of steps `start`, `start` + 1, ...: this process's share.
     callbacks
-        Called after the steps at which they are due.
+        Called after the steps at which they are due, on every process.
     skipped
         Steps, counted from 0, whose windows are left out: they change no weights and have no row.
+    processes
+        Who trains the model.
 
     Returns
     -------
@@ -209,12 +243,17 @@ def fit(
         read_at = time.monotonic()
 
     model.train()
-    for step, codes in enumerate(_until_stopped(batches, stop), start):
-        if step and step % config.validate_every == 0:
+    for step, codes in enumerate(_until_readers_die(batches, stop), start):
+        stopping, late = stop.agree(processes, time.monotonic() - read_at > REPORT_SECONDS)
+        if stopping or codes is None:
+            break
+        validating = step and step % config.validate_every == 0
+        if late or validating:
             report()
-            if watch.calm:
+        if validating and watch.calm:
+            try:
                 callbacks.validate(step)
-            if stop.signal is not None:
+            except Interruption:
                 break
         if not any(step in steps for steps in skipped):
             lr = learning_rate(
@@ -236,30 +275,31 @@ def fit(
                 clip=optimizer_config.clip,
                 tbptt=config.tbptt,
                 autocast=autocast,
+                processes=processes,
             )
             pending.append((step + 1, lr, outcome))
         done = step + 1
-        if done == config.steps or stop.signal is not None:
+        if done == config.steps:
             break
-        due = done % config.checkpoint_every == 0
-        if due or time.monotonic() - read_at > REPORT_SECONDS:
+        if done % config.checkpoint_every == 0:
             report()
-        if due and watch.calm:
-            callbacks.save(done)
-            saved = done
+            if watch.calm:
+                callbacks.save(done)
+                saved = done
     report()
     if done > saved and (watch.calm or done == config.steps):
         callbacks.save(done)
     return done
 
 
-def _until_stopped(batches: Iterable[Tensor], stop: StopRequest) -> Iterator[Tensor]:
-    """End quietly where a signal to the whole group has ended the processes that read, too."""
+def _until_readers_die(batches: Iterable[Tensor], stop: StopRequest) -> Iterator[Tensor | None]:
+    """End in None where a signal to the whole group has ended the processes that read, too."""
     try:
         yield from batches
     except DnamambaError:
         if stop.signal is None:
             raise
+        yield None
 
 
 def _read(pending: list[tuple[int, float, Tensor]], watch: Watch) -> list[Row]:
@@ -286,7 +326,7 @@ def autocast_to(precision: str, device: torch.device) -> Autocast:
 
 
 def seconds_per_step(
-    model: LanguageModel,
+    model: Trained,
     objective: Objective,
     codes: Tensor,
     *,

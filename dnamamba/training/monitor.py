@@ -1,15 +1,20 @@
-"""What a training run says while it goes: a bar or a line now and then, and rows of metrics.tsv."""
+"""What a training run says while it goes: a bar or a line, rows of metrics.tsv, and events."""
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from dnamamba.evaluation.language import Score
 from dnamamba.log import Metrics, logger, peak_resident, progress, read_metrics
+from dnamamba.training.events import EventFile
 from dnamamba.training.loop import Row
+from dnamamba.training.pace import Stopwatch, overall
 
 COLUMNS: Final = (
     "step",
@@ -18,6 +23,8 @@ COLUMNS: Final = (
     "lr",
     "train_bits",
     "grad_norm",
+    "bases_per_second",
+    "wait_share",
     "valid_bits",
     "valid_low",
     "valid_high",
@@ -26,7 +33,9 @@ COLUMNS: Final = (
 )
 LINE_SECONDS: Final = 10.0
 """How often a line is logged where there is no bar."""
-_AVERAGED: Final = 20
+MOST_WAITING: Final = 0.02
+"""The share of the time that steps may wait for the feeder before something is to be done."""
+AVERAGED: Final = 20
 """Steps over which the loss that is shown is averaged."""
 
 
@@ -43,16 +52,28 @@ class Monitor:
         Bases a step.
     device
         Whose memory is told.
+    tensorboard
+        The folder for TensorBoard's event files, if there are to be any.
     """
 
     def __init__(
-        self, path: Path, *, start: int, steps: int, step_bases: int, device: torch.device
+        self,
+        path: Path,
+        *,
+        start: int,
+        steps: int,
+        step_bases: int,
+        device: torch.device,
+        tensorboard: Path | None = None,
     ) -> None:
         self._path = path
         self._metrics = Metrics(path, COLUMNS)
         self._steps = steps
         self._step_bases = step_bases
         self._device = device
+        self._tensorboard = tensorboard
+        self._events: EventFile | None = None
+        self._stopwatch = Stopwatch()
         self._bar = progress(steps * step_bases, "pretrain", "b")
         self._bar.initial = start * step_bases
         self._started = self._line_at = time.monotonic()
@@ -73,27 +94,37 @@ class Monitor:
         self._done = self._first = step
         self._bits, self._averaged = 0.0, 0
         self._bar.n = step * self._step_bases
+        if self._tensorboard:
+            self._events = EventFile(self._tensorboard, step)
+        self._stopwatch.restart()
+
+    def waiting(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
+        """Pass batches on, and time how long each lets itself be waited for."""
+        return self._stopwatch.waiting(batches)
+
+    def aside(self) -> AbstractContextManager[None]:
+        """Leave out of the steps' time what is done in here: a validation, a checkpoint."""
+        return self._stopwatch.aside()
 
     def is_validated(self, step: int) -> bool:
         """Say whether the validation at `step` is written down."""
         return step <= self._validated
 
     def report(self, rows: list[Row]) -> None:
-        """Write finished steps to metrics.tsv and move the bar."""
+        """Write finished steps to metrics.tsv and move the bar; the device is done with them."""
+        pace = self._stopwatch.lap(len(rows) * self._step_bases)
         for row in rows:
-            self._metrics.add(
-                {
-                    "step": row.step,
-                    "bases": row.step * self._step_bases,
-                    "seconds": self.seconds,
-                    "lr": row.lr,
-                    "train_bits": row.bits,
-                    "grad_norm": row.norm,
-                }
-            )
+            figures = {
+                "lr": row.lr,
+                "train_bits": row.bits,
+                "grad_norm": row.norm,
+                "bases_per_second": pace.bases_per_second,
+                "wait_share": pace.wait_share,
+            }
+            self._add(row.step, figures)
             if not math.isnan(row.bits):
                 self._averaged += 1
-                self._bits += (row.bits - self._bits) / min(self._averaged, _AVERAGED)
+                self._bits += (row.bits - self._bits) / min(self._averaged, AVERAGED)
         self._done = rows[-1].step
         self._bar.set_postfix_str(f"{self._bits:.3f} bits, {self._memory()}", refresh=False)
         self._bar.update(self._done * self._step_bases - self._bar.n)
@@ -105,7 +136,15 @@ class Monitor:
         """Write a validation to metrics.tsv, if it is not there yet, and log it."""
         _, low, high = score.interval()
         if not self.is_validated(step):
-            self._add_validation(step, score, low, high)
+            figures = {
+                "valid_bits": score.bits_per_base,
+                "valid_low": low,
+                "valid_high": high,
+                "valid_perplexity": score.perplexity,
+                "valid_accuracy": score.accuracy,
+            }
+            self._add(step, figures)
+            self._validated = step
         logger.info(
             "step %s: held out %.4f bits per base%s, accuracy %.3f",
             f"{step:,}",
@@ -114,20 +153,25 @@ class Monitor:
             score.accuracy,
         )
 
-    def _add_validation(self, step: int, score: Score, low: float, high: float) -> None:
-        self._metrics.add(
-            {
-                "step": step,
-                "bases": step * self._step_bases,
-                "seconds": self.seconds,
-                "valid_bits": score.bits_per_base,
-                "valid_low": low,
-                "valid_high": high,
-                "valid_perplexity": score.perplexity,
-                "valid_accuracy": score.accuracy,
-            }
+    def _add(self, step: int, figures: dict[str, float]) -> None:
+        """Write a row to metrics.tsv, and its figures to TensorBoard."""
+        row = {"step": step, "bases": step * self._step_bases, "seconds": self.seconds}
+        self._metrics.add({**row, **figures})
+        if self._events:
+            self._events.add(step, figures)
+
+    def log_pace(self, workers: int) -> None:
+        """Say how fast the whole run was, and what helps where it waited for the feeder."""
+        pace = overall(read_metrics(self._path))
+        if pace is None:
+            return
+        hint = f": --workers {max(2, 2 * workers)} reads ahead in more processes"
+        logger.info(
+            "trained on %sb/s, %.1f %% of the time spent waiting for the feeder%s",
+            count_text(pace.bases_per_second),
+            100 * pace.wait_share,
+            hint if pace.wait_share > MOST_WAITING else "",
         )
-        self._validated = step
 
     def close(self) -> None:
         """Leave the bar as it stands."""

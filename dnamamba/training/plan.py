@@ -12,6 +12,7 @@ from dnamamba.errors import DnamambaError
 from dnamamba.evaluation.language import Autocast, Objective
 from dnamamba.models.block import Recompute
 from dnamamba.models.heads import LanguageModel
+from dnamamba.processes import ALONE, Processes
 from dnamamba.training.loop import accumulate_gradients
 
 SECONDS: Final = 480.0
@@ -77,6 +78,7 @@ def fit_memory(
     recompute: Sequence[Recompute],
     tbptt: int | None = None,
     whole: bool = False,
+    processes: Processes = ALONE,
 ) -> tuple[int, Recompute]:
     """Find how many of the windows `codes` one pass can hold, and with how much made again.
 
@@ -95,6 +97,8 @@ def fit_memory(
         As in `LoopConfig`.
     whole
         Whether a pass has to hold all windows.
+    processes
+        Each tries by itself, and what one cannot hold, none does.
 
     Raises
     ------
@@ -108,7 +112,9 @@ def fit_memory(
     trials += [(sizes[-1], way) for way in recompute[1:]]
     for size, way in trials:
         model.recompute = way
-        if _fits(model, objective, codes[:size], tbptt, autocast):
+        fits = _fits(model, objective, codes[:size], tbptt, autocast)
+        (failed,) = processes.largest(not fits)
+        if not failed:
             return size, way
     smaller = "--micro-batch, --length" if sizes[-1] > 1 else "--length"
     ways = "" if recompute[-1] == "block" else ", or --recompute block"

@@ -11,13 +11,8 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from dnamamba.training.checkpoint import (
-    list_states,
-    read_settings,
-    restore_state,
-    state_step,
-    write_state,
-)
+from dnamamba.processes import ALONE, Processes
+from dnamamba.training.checkpoint import list_states, restore_state, state_step, write_state
 
 ROLLBACKS: Final = 3
 """How often a run may go back; one that diverges more often needs other settings."""
@@ -34,6 +29,8 @@ class Checkpoints:
         What is saved and restored.
     settings
         Plain values that a resume has to agree with.
+    processes
+        Who trains the model: the first reads and writes, and all have to call what is here.
     """
 
     def __init__(
@@ -42,11 +39,13 @@ class Checkpoints:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         settings: Mapping[str, Any],
+        processes: Processes = ALONE,
     ) -> None:
         self._run = run
         self._model = model
         self._optimizer = optimizer
         self._settings = settings
+        self._processes = processes
         self.skipped: list[range] = []
         """The steps that each rollback left out, counted from 0."""
 
@@ -54,13 +53,14 @@ class Checkpoints:
         """Write the state after `step` steps."""
         skipped = [[steps.start, steps.stop] for steps in self.skipped]
         settings = {**self._settings, "skipped": skipped}
-        write_state(self._run, step, self._model, self._optimizer, settings)
+        write_state(self._run, step, self._model, self._optimizer, settings, self._processes)
 
     def restore(self) -> int:
         """Load the newest whole state, and return its step; 0 where there is none."""
-        step = restore_state(self._run, self._model, self._optimizer, self._settings)
-        saved = read_settings(self._run, step).get("skipped", []) if step else []
-        self.skipped = [range(start, stop) for start, stop in saved]
+        step, saved = restore_state(
+            self._run, self._model, self._optimizer, self._settings, self._processes
+        )
+        self.skipped = [range(start, stop) for start, stop in saved.get("skipped", [])]
         return step
 
     def roll_back(self, steps: range) -> int | None:
@@ -71,13 +71,19 @@ class Checkpoints:
         The step of that state; None, and nothing is changed, where there is no such state or
         `ROLLBACKS` are used up.
         """
-        states = list_states(self._run)
-        newer = [path for path in states if state_step(path) > steps.start]
-        if len(self.skipped) == ROLLBACKS or len(newer) == len(states):
+        if not self._processes.on_first(lambda: self._forget(steps.start)):
             return None
-        for path in newer:
-            path.unlink()
         step = self.restore()
         self.skipped.append(steps)
         self.save(step)
         return step
+
+    def _forget(self, step: int) -> bool:
+        """Remove the states after `step` steps, if there are others and rollbacks are left."""
+        states = list_states(self._run)
+        newer = [path for path in states if state_step(path) > step]
+        if len(self.skipped) == ROLLBACKS or len(newer) == len(states):
+            return False
+        for path in newer:
+            path.unlink()
+        return True

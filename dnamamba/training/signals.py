@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from dnamamba.processes import ALONE, Processes
+
 
 class Interruption(BaseException):
     """A signal broke off what `StopRequest.breaks_off` lets it; no `except Exception` sees it."""
@@ -19,21 +21,51 @@ class StopRequest:
         self._at_once = False
 
     @contextmanager
-    def breaks_off(self) -> Iterator[None]:
-        """Let a signal, one that has arrived already too, end what is done in here at once.
+    def breaks_off(self, processes: Processes = ALONE) -> Iterator[None]:
+        """Let a signal, one that has arrived already too, end what is done in here.
+
+        Parameters
+        ----------
+        processes
+            Who does it together, and is interrupted together, where it calls `check`; what one does
+            by itself ends at once.
 
         Raises
         ------
         Interruption
             Wherever a signal arrives.
         """
-        self._at_once = True
+        self._at_once = processes.size == 1
         try:
-            if self.signal is not None:
-                raise Interruption
+            self.check(processes)
             yield
         finally:
             self._at_once = False
+
+    def agree(self, processes: Processes, *flags: bool) -> list[bool]:
+        """Let all processes know of a signal that has reached one.
+
+        Parameters
+        ----------
+        processes
+            Each calls this at the same point.
+        flags
+            What else they have to agree on.
+
+        Returns
+        -------
+        Whether there is a signal, and, flag by flag, whether any process has raised it.
+        """
+        number, *others = processes.largest(self.signal or 0, *flags)
+        if number:
+            self.signal = int(number)
+        return [bool(number), *map(bool, others)]
+
+    def check(self, processes: Processes) -> None:
+        """Raise an `Interruption` on every process if a signal has reached one; as `agree`."""
+        (stopping,) = self.agree(processes)
+        if stopping:
+            raise Interruption
 
     def ask(self, number: int) -> None:
         """Ask for an end, as the signal `number` does."""

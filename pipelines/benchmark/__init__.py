@@ -9,6 +9,7 @@ command = LazyGroup(
         "index": "Tokenising a genome, and windows from its store.",
         "kernels": "The kernels beside their floors, and other packages'.",
         "scan": "The selective scan, forward and backward.",
+        "step": "A whole training step, on any number of GPUs.",
     },
     help="Measure speed and memory, as TSV.",
 )

@@ -2,6 +2,7 @@ import gzip
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from dnamamba.alphabet import ENCODE, Codes, encode, reverse_complement
-from dnamamba.data.feeder import feed
+from dnamamba.data.feeder import AHEAD, feed
 from dnamamba.data.region import Region
 from dnamamba.data.store import Store, open_store
 from dnamamba.data.windows import Source, TrainingWindows
@@ -86,6 +87,60 @@ def test_torch_s_random_state_is_left_alone(windows: TrainingWindows, workers: i
 
 def test_no_steps_give_no_batches(windows: TrainingWindows) -> None:
     assert list(feed(windows, range(5, 5), 2)) == []
+
+
+class Noting(TrainingWindows):
+    """Windows that note which thread reads which, and may be held up."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__([Source(store, (Region("a", 0, 100_000),))], 100, seed=0)
+        self.read: list[tuple[int, int]] = []
+        self.threads: set[threading.Thread] = set()
+        self.go_on = threading.Semaphore(0)
+
+    def __getitem__(self, key: tuple[int, int]) -> torch.Tensor:
+        assert self.go_on.acquire(timeout=20)
+        self.threads.add(threading.current_thread())
+        self.read.append(key)
+        return super().__getitem__(key)
+
+
+def test_a_thread_reads_a_few_batches_ahead_and_ends_with_them(store: Store) -> None:
+    windows = Noting(store)
+    batches = feed(windows, range(20), 2)
+    windows.go_on.release(100)
+    next(batches)
+    deadline = time.monotonic() + 20
+    while len(windows.read) < 2 * (1 + AHEAD) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)  # for more to be read, were there no end
+    assert windows.read == [(step, index) for step in range(1 + AHEAD) for index in range(2)]
+    (reader,) = windows.threads
+    assert reader is not threading.current_thread()
+    batches.close()  # type: ignore[attr-defined]
+    assert not reader.is_alive()
+
+
+def test_whoever_stops_does_not_wait_for_what_was_to_be_read(store: Store) -> None:
+    windows = Noting(store)
+    batches = feed(windows, range(20), 1)
+    windows.go_on.release(1)
+    next(batches)
+    threading.Timer(0.1, windows.go_on.release).start()  # for the one that is being read
+    batches.close()  # type: ignore[attr-defined]
+    assert len(windows.read) <= 2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_for_a_gpu_are_pinned(
+    windows: TrainingWindows, cuda: torch.device, workers: int
+) -> None:
+    plain = list(feed(windows, range(4), 3))
+    pinned = list(feed(windows, range(4), 3, workers=workers, pin=True))
+    assert all(batch.is_pinned() for batch in pinned)
+    for one, other in zip(plain, pinned, strict=True):
+        assert torch.equal(one, other.to(cuda, non_blocking=True).cpu())
 
 
 class Dying(TrainingWindows):

@@ -43,15 +43,15 @@ def _threads_restored() -> Iterator[None]:
 
 @pytest.fixture
 def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
-    """Let a signal arrive while the batch of a step is read."""
+    """Let a signal arrive while a step is taken."""
     feed = pretrain_run.feed
 
     def stop(step: int, number: int) -> None:
         def stopping(windows: object, steps: range, *rest: object, **more: object) -> object:
             for at, codes in zip(steps, feed(windows, steps, *rest, **more), strict=True):  # type: ignore[arg-type]
+                yield codes
                 if at == step:
                     os.kill(os.getpid(), number)
-                yield codes
 
         monkeypatch.setattr(pretrain_run, "feed", stopping)
 

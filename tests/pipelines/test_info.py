@@ -14,6 +14,7 @@ from dnamamba.models.heads import LanguageModel
 from dnamamba.models.presets import preset
 from dnamamba.models.pretrained import save
 from dnamamba.pipelines.info import info
+from dnamamba.training.monitor import COLUMNS
 
 Rows = Callable[..., dict[str, str]]
 
@@ -39,7 +40,8 @@ def make_run(folder: Path, argv: Sequence[str], monkeypatch: pytest.MonkeyPatch)
     folder.mkdir(exist_ok=True)
     monkeypatch.setattr(sys, "argv", list(argv))
     inputs = [{"path": "/genomes/hg38.fa", "size": 3, "sha256": "abc"}]
-    write_run_record(folder, "pretrain", {"seed": 7, "device": "cpu", "inputs": inputs})
+    record = {"seed": 7, "device": "cpu", "inputs": inputs, "config": {"steps": 40}}
+    write_run_record(folder, "pretrain", record)
 
 
 def test_installation(rows: Rows) -> None:
@@ -99,10 +101,11 @@ def test_model_of_no_preset(tmp_path: Path, rows: Rows) -> None:
 
 def test_run(model_folder: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     make_run(model_folder, ["dnamamba", "pretrain", "my genome.fa"], monkeypatch)
-    metrics = Metrics(model_folder / "metrics.tsv", ("step", "train_bits", "valid_bits"))
-    metrics.add({"step": 10, "train_bits": 1.9})
-    metrics.add({"step": 10, "valid_bits": 1.95})
-    metrics.add({"step": 20, "train_bits": 1.8})
+    metrics = Metrics(model_folder / "metrics.tsv", COLUMNS)
+    times = {"bases_per_second": 500.0, "wait_share": 0.01}
+    metrics.add({"step": 10, "bases": 1000, "train_bits": 1.9, **times})
+    metrics.add({"step": 10, "bases": 1000, "valid_bits": 1.95})
+    metrics.add({"step": 20, "bases": 2000, "train_bits": 1.8, **times})
     with metrics.path.open("a") as handle:
         handle.write("30\t1.")  # killed while it wrote
     told = rows(model_folder)
@@ -111,9 +114,57 @@ def test_run(model_folder: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch) ->
     assert told["run.verb"] == "pretrain"
     assert told["run.device"] == "cpu"
     assert told["run.inputs.0.path"] == "/genomes/hg38.fa"
-    assert (told["steps_done"], told["held_out.valid_bits"]) == ("20", "1.95")
+    assert (told["steps_done"], told["steps"], told["bases_read"]) == ("20", "40", "2000")
+    assert (told["train_bits"], told["held_out.valid_bits"]) == ("1.85", "1.95")
+    assert (told["bases_per_second"], told["wait_share"]) == ("500", "0.01")
     assert told["last_checkpoint"] == "-"
     assert told["model.preset"] == "250k"
+
+
+def test_a_run_that_was_stopped_says_how_it_goes_on(
+    tmp_path: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path, ["/bin/dnamamba", "pretrain", "my g.fa", "--force", "-t", "1"], monkeypatch)
+    (tmp_path / "training_state").mkdir()
+    (tmp_path / "training_state" / "step-000000020.safetensors").touch()
+    told = rows(tmp_path)
+    assert told["state"] == "not finished; a resume goes on from step 20"
+    assert told["resume"] == "dnamamba pretrain 'my g.fa' -t 1 --resume"
+    (tmp_path / "results.tsv").touch()
+    told = rows(tmp_path)
+    assert told["state"] == "finished"
+    assert "resume" not in told
+
+
+def test_a_run_of_a_notebook_has_no_command(
+    tmp_path: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path, ["ipykernel_launcher.py", "-f", "kernel.json"], monkeypatch)
+    assert rows(tmp_path)["resume"] == "-"
+
+
+def test_the_plots_of_a_run_are_drawn(
+    tmp_path: Path,
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("matplotlib", reason="needs matplotlib")
+    make_run(tmp_path, ["dnamamba", "pretrain", "g.fa"], monkeypatch)
+    metrics = Metrics(tmp_path / "metrics.tsv", COLUMNS)
+    assert rows(tmp_path)["plots"] == "-"
+    metrics.add({"step": 1, "bases": 100, "train_bits": 1.9, "bases_per_second": 9.0})
+    plots = [str(tmp_path / name) for name in ("loss.png", "throughput.png")]
+    assert rows(tmp_path)["plots"] == ", ".join(plots)
+    assert all(Path(plot).is_file() for plot in plots)
+
+    (tmp_path / "loss.png").unlink()
+    (tmp_path / "loss.png").mkdir()  # stands for a folder of somebody else's
+    assert run(["info", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert "plots\t-" in out
+    assert err.startswith(f"warning: no plots: {plots[0]}: ")
+    assert err.count("\n") == 1
 
 
 def test_run_that_has_hardly_begun(

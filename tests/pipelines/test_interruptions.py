@@ -17,7 +17,7 @@ from dnamamba import cli, log
 from dnamamba.data.windows import HeldOutWindows, TrainingWindows
 from dnamamba.evaluation.language import Batch
 from dnamamba.evaluation.markov import Markov
-from dnamamba.pipelines import pretrain_run
+from dnamamba.pipelines import pretrain_output, pretrain_run
 from dnamamba.pipelines.pretrain_run import Run
 from dnamamba.training.checkpoint import FOLDER, list_states, read_state
 from dnamamba.training.divergence import PATIENCE
@@ -104,7 +104,7 @@ def test_a_validation_that_was_written_down_is_not_written_twice(
     def plot(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pretrain_run, "plot_loss", plot)
+    monkeypatch.setattr(pretrain_output, "plot_run", plot)
     assert cli.run(arguments(genome, output)) == 130
     monkeypatch.undo()
     require_exact_resume(genome, output, straight)
@@ -349,7 +349,7 @@ DISK = """
 import os, sys
 from pathlib import Path
 from dnamamba import cli
-from dnamamba.pipelines import pretrain_run
+from dnamamba.pipelines import pretrain_output, pretrain_run
 
 folder, arguments = Path(sys.argv[1]), sys.argv[2:]
 feed, filler = pretrain_run.feed, folder / "filler"

@@ -1,4 +1,5 @@
 import gzip
+import importlib.util
 import json
 import random
 import signal
@@ -13,7 +14,9 @@ import torch
 from dnamamba import cli, log
 from dnamamba.pipelines import pretrain_run
 from dnamamba.training.checkpoint import FOLDER, list_states
+from dnamamba.training.rollback import Checkpoints
 from tests.pipelines.runs import STEPS, arguments, one_line, table, weights
+from tests.training.event_files import shown
 
 
 def test_a_run_folder_holds_all_that_it_should(straight: Path) -> None:
@@ -50,6 +53,7 @@ def test_prints_model_and_baselines_as_tsv(
         assert 1.5 < float(row["bits_per_base"]) < 3.2
     assert 0 < float(rows[0]["accuracy"]) < 1
     assert "Markov" in err.splitlines()[-2]
+    assert "of the time spent waiting for the feeder" in err
     assert str(tmp_path / "run") in err.splitlines()[-1]
     assert weights(tmp_path / "run") == weights(straight)
 
@@ -72,6 +76,53 @@ def test_config_toml_makes_the_same_model(genome: Path, straight: Path, tmp_path
     assert cli.run([*call, "--device", "cpu"]) == 0
     assert weights(output) == weights(straight)
     assert (output / "config.toml").read_text() == config.read_text()
+
+
+def test_steps_are_timed(straight: Path) -> None:
+    metrics = log.read_metrics(straight / "metrics.tsv")
+    timed = zip(metrics["train_bits"], metrics["bases_per_second"], strict=True)
+    assert all(bool(bits) == bool(rate) for bits, rate in timed)
+    assert all(0 <= float(share) <= 1 for share in metrics["wait_share"] if share)
+    drawn = importlib.util.find_spec("matplotlib") is not None
+    assert [(straight / name).exists() for name in ("loss.png", "throughput.png")] == [drawn] * 2
+
+
+def test_tensorboard_shows_a_resumed_run_as_if_never_stopped(
+    genome: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboardX", reason="needs tensorboardX")
+    output = tmp_path / "run"
+    save = Checkpoints.save
+
+    def interrupted(checkpoints: Checkpoints, step: int) -> None:
+        if step == 6:
+            raise KeyboardInterrupt
+        save(checkpoints, step)
+
+    monkeypatch.setattr(Checkpoints, "save", interrupted)
+    assert cli.run(arguments(genome, output, "--tensorboard")) == 130
+    monkeypatch.undo()
+    assert max(shown(output / "tensorboard")["train_bits"]) == 6
+    assert cli.run(arguments(genome, output, "--tensorboard", "--resume")) == 0
+    assert weights(output) == weights(straight)
+    told = shown(output / "tensorboard")
+    metrics = log.read_metrics(output / "metrics.tsv")
+    for name in ("train_bits", "lr", "grad_norm", "bases_per_second", "wait_share", "valid_bits"):
+        rows = zip(metrics["step"], metrics[name], strict=True)
+        expected = {int(step): pytest.approx(float(cell), rel=1e-5) for step, cell in rows if cell}
+        assert told[name] == expected, name
+
+
+def test_tensorboard_is_asked_for_before_anything_is_done(
+    genome: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert cli.run(arguments(genome, tmp_path / "run", "--tensorboard")) == 2
+    assert "pip install 'dnamamba[tensorboard]'" in one_line(capsys)
+    assert not (tmp_path / "run").exists()
 
 
 def test_micro_batches_learn_the_same(genome: Path, straight: Path, tmp_path: Path) -> None:

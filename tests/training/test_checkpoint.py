@@ -48,7 +48,7 @@ def test_training_goes_on_bit_for_bit(run: Path) -> None:
     train(straight, optimizer, 3)
     train(straight, optimizer, 3)
     resumed, restored = build(seed=1)
-    assert restore_state(run, resumed, restored, SETTINGS) == 6
+    assert restore_state(run, resumed, restored, SETTINGS)[0] == 6
     train(straight, optimizer, 4)
     train(resumed, restored, 4)
     for one, other in zip(straight.parameters(), resumed.parameters(), strict=True):
@@ -58,7 +58,7 @@ def test_training_goes_on_bit_for_bit(run: Path) -> None:
 def test_a_run_without_states_starts_at_zero(tmp_path: Path) -> None:
     model, optimizer = build()
     before = [parameter.clone() for parameter in model.parameters()]
-    assert restore_state(tmp_path, model, optimizer, SETTINGS) == 0
+    assert restore_state(tmp_path, model, optimizer, SETTINGS) == (0, {})
     assert all(map(torch.equal, before, model.parameters()))
 
 
@@ -98,7 +98,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(
     damage(newest)
     model, optimizer = build()
     with caplog.at_level(logging.WARNING, "dnamamba"):
-        assert restore_state(run, model, optimizer, SETTINGS) == 3
+        assert restore_state(run, model, optimizer, SETTINGS)[0] == 3
     assert newest.name in caplog.text
 
 
@@ -144,7 +144,7 @@ def test_leftovers_of_a_killed_writer_are_ignored_and_removed(run: Path) -> None
     leftover = run / FOLDER / ".step-000000009.safetensors.123.tmp"
     leftover.write_bytes(b"half")
     model, optimizer = build()
-    assert restore_state(run, model, optimizer, SETTINGS) == 6
+    assert restore_state(run, model, optimizer, SETTINGS)[0] == 6
     remove_leftovers(run)
     assert not leftover.exists()
     assert len(list_states(run)) == 2

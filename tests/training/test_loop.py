@@ -145,8 +145,8 @@ def test_two_halves_make_the_whole_bit_for_bit() -> None:
 
     def first_half() -> Iterator[Tensor]:
         for step in range(8):
-            stop.signal = signal.SIGTERM if step == 3 else None
             yield codes_of_step(step)
+            stop.signal = signal.SIGTERM if step == 3 else None
 
     diary = Diary()
     assert run(halves, diary, steps=8, stop=stop, batches=first_half(), optimizer=optimizer) == 4
@@ -211,8 +211,8 @@ def test_a_stop_amid_a_spike_leaves_the_checkpoint_before() -> None:
 
     def stopped() -> Iterator[Tensor]:
         for step, codes in enumerate(louder(model, range(4, 20))):
-            stop.signal = signal.SIGTERM if step == 6 else None
             yield codes
+            stop.signal = signal.SIGTERM if step == 6 else None
 
     assert run(model, diary, steps=20, batches=stopped(), stop=stop) == 7
     assert diary.saved == [3]

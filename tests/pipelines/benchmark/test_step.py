@@ -1,0 +1,53 @@
+"""`dnamamba benchmark step`."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dnamamba import cli
+from dnamamba.errors import UsageError
+from dnamamba.pipelines.benchmark.step import COLUMNS, read_shape
+
+Capture = pytest.CaptureFixture[str]
+
+
+def rows(capsys: Capture, arguments: str) -> list[dict[str, str]]:
+    assert cli.run(["benchmark", "step", "-q", *arguments.split()]) == 0
+    header, *lines = (line.split("\t") for line in capsys.readouterr().out.splitlines())
+    assert tuple(header) == COLUMNS
+    return [dict(zip(header, line, strict=True)) for line in lines]
+
+
+def test_rows_and_plot(capsys: Capture, tmp_path: Path) -> None:
+    plot = tmp_path / "step.png"
+    step, attention = rows(
+        capsys, f"--preset 250k --shape 2x64 --attention --device cpu -t 1 --plot {plot}"
+    )
+    assert (step["path"], step["recompute"], step["processes"]) == ("250k", "scan", "1")
+    assert (attention["path"], attention["note"]) == ("attention", "4 x 1 heads")
+    for row in (step, attention):
+        assert (row["batch"], row["length"], row["planned_gib"]) == ("2", "64", "")
+        rate = 128_000 / float(row["step_ms"])
+        assert float(row["bases_per_second"]) == pytest.approx(rate, rel=1e-4)
+        assert float(row["peak_gib"]) > 0.05
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_shapes() -> None:
+    assert read_shape("8x131,072") == (8, 131072)
+    assert read_shape("1x1Mi") == (1, 2**20)
+    for wrong in ("", "8", "1x2x3", "0x2", "1xa"):
+        with pytest.raises(UsageError, match="BATCHxLENGTH is wanted"):
+            read_shape(wrong)
+
+
+@pytest.mark.gpu
+def test_memory_is_what_was_planned(cuda: torch.device, capsys: Capture) -> None:
+    """Two models, three ways, two shapes."""
+    for preset, shape in (("1.4m", "1x262144"), ("7m", "2x65536")):
+        ways = "--recompute none --recompute scan --recompute block"
+        found = rows(capsys, f"--preset {preset} --shape {shape} {ways} --device {cuda}")
+        assert len(found) == 3
+        for row in found:
+            assert float(row["planned_gib"]) == pytest.approx(float(row["peak_gib"]), rel=0.1)
