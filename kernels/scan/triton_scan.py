@@ -216,8 +216,10 @@ class Call:
         """Add what a state before the first span adds to the states after it, `stride` apart."""
         columns = self.channels * self.state
         block = min(1024, triton.next_power_of_2(columns))
+        # Along rows, because PyTorch sums down columns one step after another.
+        totals = sums.mT.contiguous().cumsum(-1).mT.contiguous()
         gpu.shift_kernel[(self.batch * (sums.shape[1] + 1) * -(-columns // block),)](
-            states, sums.cumsum(1), self.A, before.transpose(1, 2).contiguous(),
+            states, totals, self.A, before.transpose(1, 2).contiguous(),
             states.shape[1], stride, sums.shape[1], self.channels, self.state, BLOCK=block,
         )  # fmt: skip
 
