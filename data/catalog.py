@@ -1,18 +1,23 @@
-"""Known assemblies: how they are recognised, and which of their contigs are primary chromosomes.
+"""Known assemblies: how they are recognised, their primary chromosomes, where they are fetched.
 
 Human assemblies are recognised by the lengths of their chromosomes, whether these bear UCSC's,
 Ensembl's, RefSeq's or GenBank's names. In other large genomes, great apes among them, the naming
 patterns of the same archives tell chromosomes from the rest.
+
+Great apes are pinned at version 2 of their accessions, which published alignments of the apes and
+UCSC's chains between them speak of; version 3 is another sequence. With them goes the human
+T2T-CHM13v2.0, as complete as they are: gaps would tell GRCh38 from the rest.
 """
 
+import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
 from dnamamba.data.region import suggest_contig
-from dnamamba.errors import UsageError
+from dnamamba.errors import InputError, UsageError
 
 _LABELS: Final = (*map(str, range(1, 23)), "X", "Y")
 
@@ -63,6 +68,73 @@ _ACCESSIONS: Final = {
     **{f"CP{68277 - i:06d}": label for i, label in enumerate(_LABELS[:23])},
     "CP086569": "Y",
 }
+
+
+@dataclass(frozen=True)
+class Source:
+    """The file that an assembly is fetched from.
+
+    Attributes
+    ----------
+    name
+        What the assembly and its file are called.
+    species
+        Genus and species.
+    accession
+        GenBank accession and version.
+    url
+        The FASTA.
+    size
+        Bytes of that file; None where they are not known beforehand.
+    md5
+        Hex MD5 of that file; None where only the archive's own md5checksums.txt tells it.
+    """
+
+    name: str
+    species: str
+    accession: str
+    url: str
+    size: int | None = None
+    md5: str | None = None
+
+
+_ARCHIVE: Final = "https://ftp.ncbi.nlm.nih.gov/genomes/all/GCA"
+
+
+def _ape(name: str, species: str, accession: str) -> Source:
+    digits = accession.removeprefix("GCA_")
+    folder = f"{accession}_NHGRI_{name}_pri"
+    path = f"{digits[:3]}/{digits[3:6]}/{digits[6:9]}/{folder}/{folder}_genomic.fna.gz"
+    return Source(name, species, accession, f"{_ARCHIVE}/{path}")
+
+
+SOURCES: Final = (
+    Source(
+        "GRCh38",
+        "Homo sapiens",
+        "GCA_000001405.15",
+        f"{_ARCHIVE}/000/001/405/GCA_000001405.15_GRCh38/seqs_for_alignment_pipelines.ucsc_ids/"
+        "GCA_000001405.15_GRCh38_no_alt_analysis_set.fna.gz",
+        size=872_949_833,
+        md5="a08035b6a6e31780e96a34008ff21bd6",
+    ),
+    Source(
+        "T2T-CHM13v2.0",
+        "Homo sapiens",
+        "GCA_009914755.4",
+        "https://s3-us-west-2.amazonaws.com/human-pangenomics/T2T/CHM13/assemblies/analysis_set/"
+        "chm13v2.0.fa.gz",
+        md5="06caded0055ec647a69acb708e13beff",
+    ),
+    _ape("mPanTro3-v2.0", "Pan troglodytes", "GCA_028858775.2"),
+    _ape("mPanPan1-v2.0", "Pan paniscus", "GCA_029289425.2"),
+    _ape("mGorGor1-v2.0", "Gorilla gorilla", "GCA_029281585.2"),
+    _ape("mPonAbe1-v2.0", "Pongo abelii", "GCA_028885655.2"),
+    _ape("mPonPyg2-v2.0", "Pongo pygmaeus", "GCA_028885625.2"),
+)
+SETS: Final = {"great-apes": SOURCES[1:], "human": SOURCES[:2]}
+"""Names that stand for several assemblies."""
+
 _NAMED: Final = re.compile(r"(?:chr)?([0-9]{1,2}|X|Y)", re.IGNORECASE)
 _CHROMOSOME: Final = re.compile(
     r"(?:chr)?(?:[0-9]{1,2}[AB]?|[XYZW])(?:_(?:mat|pat|hap[12])_hsa\w+)?|(?:NC_|CM)[0-9]+\.[0-9]+",
@@ -90,6 +162,69 @@ def recognise(lengths: Mapping[str, int]) -> Assembly | None:
         if found and found.items() <= assembly.lengths.items():
             return assembly
     return None
+
+
+def find_sources(names: Sequence[str]) -> list[Source]:
+    """Find what to fetch for names of assemblies, their accessions, and names of sets.
+
+    Parameters
+    ----------
+    names
+        In any case; apes and accessions with their version or without.
+
+    Returns
+    -------
+    Each source once, in the order asked for.
+
+    Raises
+    ------
+    UsageError
+        For a name that is none of these.
+    """
+    known: dict[str, tuple[Source, ...]] = dict(SETS)
+    for source in SOURCES:
+        short, bare = source.name.partition("-v")[0], source.accession.partition(".")[0]
+        aliases = (source.name, short, source.accession, bare)
+        known |= {alias.lower(): (source,) for alias in aliases}
+    wanted: dict[Source, None] = {}
+    for name in names:
+        if name.lower() not in known:
+            raise UsageError(f"{name}: not in the catalogue; {_suggest_source(name, known)}")
+        wanted |= dict.fromkeys(known[name.lower()])
+    return list(wanted)
+
+
+def _suggest_source(name: str, known: Iterable[str]) -> str:
+    for source in SOURCES:
+        if source.accession.partition(".")[0] == name.upper().partition(".")[0]:
+            return f"it pins {source.accession}"
+    near = difflib.get_close_matches(name.lower(), known, n=1)
+    return f"did you mean `{near[0]}`?" if near else "`dnamamba fetch` lists it"
+
+
+def check_chromosomes(source: Source, lengths: Mapping[str, int]) -> bool:
+    """Hold a genome's chromosomes (contig to bases) against those of what it was fetched as.
+
+    Returns
+    -------
+    Whether the assembly's chromosomes are known, and so were compared.
+
+    Raises
+    ------
+    InputError
+        For a chromosome that is missing or has another length.
+    """
+    assembly = next((known for known in ASSEMBLIES if known.name == source.name), None)
+    if assembly is None:
+        return False
+    found = {label: length for name, length in lengths.items() if (label := _label(name))}
+    for label, length in assembly.lengths.items():
+        if found.get(label) != length:
+            has = f"{found[label]:,} bases" if label in found else "missing"
+            raise InputError(
+                f"chromosome {label} of {source.name} has {length:,} bases, and here it is {has}"
+            )
+    return True
 
 
 def choose_contigs(

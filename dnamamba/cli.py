@@ -13,6 +13,7 @@ from dnamamba.pipelines.group import LazyGroup
 
 VERBS = {
     "pretrain": "Pretrain a Mamba model on genomes.",
+    "fetch": "Fetch reference genomes, verified and ready to index.",
     "index": "Tokenise genomes once into memory-mapped stores.",
     "split": "Cut genomes into training and held-out regions, and audit the cut.",
     "info": "Describe a model, a run, a store or this installation.",

@@ -1,10 +1,18 @@
+import re
 from pathlib import Path
 
 import pytest
 
-from dnamamba.data.catalog import ASSEMBLIES, choose_contigs, recognise
+from dnamamba.data.catalog import (
+    ASSEMBLIES,
+    SOURCES,
+    check_chromosomes,
+    choose_contigs,
+    find_sources,
+    recognise,
+)
 from dnamamba.data.store import open_store
-from dnamamba.errors import UsageError
+from dnamamba.errors import InputError, UsageError
 
 GRCH38, GRCH37, CHM13 = ASSEMBLIES
 LABELS = list(GRCH38.lengths)
@@ -165,6 +173,65 @@ def test_a_pattern_that_matches_nothing() -> None:
         choose_contigs(GENOME, ["chr1", "20"], "x.fa")
     with pytest.raises(UsageError, match="no name given"):
         choose_contigs(GENOME, [], "x.fa")
+
+
+def test_sources() -> None:
+    assert len({source.url for source in SOURCES}) == len(SOURCES) == 7
+    for source in SOURCES:
+        assert source.url.startswith("https://")
+        assert re.fullmatch(r"GCA_[0-9]{9}\.[0-9]+", source.accession)
+        assert re.fullmatch(r"[0-9a-f]{32}", source.md5 or "0" * 32)
+    recognised = {assembly.name: assembly.accession for assembly in ASSEMBLIES}
+    for source in find_sources(["human"]):
+        assert recognised[source.name] == source.accession
+    assert find_sources(["mPonPyg2-v2.0"])[0].url == (
+        "https://ftp.ncbi.nlm.nih.gov/genomes/all/GCA/028/885/625/"
+        "GCA_028885625.2_NHGRI_mPonPyg2-v2.0_pri/GCA_028885625.2_NHGRI_mPonPyg2-v2.0_pri_genomic.fna.gz"
+    )
+
+
+def test_great_apes_are_one_assembly_a_species() -> None:
+    species = [source.species for source in find_sources(["great-apes"])]
+    assert len(species) == len(set(species)) == 6
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["grch38"], ["GRCh38"]),
+        (["GCA_028858775.2", "GCA_028858775", "mPanTro3"], ["mPanTro3-v2.0"]),
+        (["mGorGor1-v2.0", "human"], ["mGorGor1-v2.0", "GRCh38", "T2T-CHM13v2.0"]),
+        (["human", "great-apes"], [source.name for source in SOURCES]),
+    ],
+)
+def test_find_sources(names: list[str], found: list[str]) -> None:
+    assert [source.name for source in find_sources(names)] == found
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mPanTro4", "mPanTro4: not in the catalogue; did you mean `mpantro3`?"),
+        ("great-ape", "did you mean `great-apes`?"),
+        ("GCA_028858775.3", "it pins GCA_028858775.2"),
+        ("zebrafish", "not in the catalogue; `dnamamba fetch` lists it"),
+    ],
+)
+def test_a_source_that_is_unknown(name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        find_sources(["human", name])
+
+
+def test_chromosomes_of_what_was_fetched() -> None:
+    grch38, ape = find_sources(["GRCh38", "mPanTro3-v2.0"])
+    lengths = ucsc(dict(GRCH38.lengths))
+    assert check_chromosomes(grch38, lengths | {"chrEBV": 171_823})
+    assert not check_chromosomes(ape, lengths)
+    with pytest.raises(InputError, match="chromosome 2 of GRCh38 has 242,193,529 bases, and here"):
+        check_chromosomes(grch38, lengths | {"chr2": 5})
+    del lengths["chrY"]
+    with pytest.raises(InputError, match=r"chromosome Y of GRCh38 .* here it is missing"):
+        check_chromosomes(grch38, lengths)
 
 
 @pytest.mark.real
