@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from dnamamba.data.region import Region, require_contig
 from dnamamba.data.store import Store
 from dnamamba.errors import InputError
@@ -190,6 +192,41 @@ def pieces_by_order(regions: Sequence[Region], count: int) -> list[Piece]:
             pieces.append(Piece(part, Region(ORDER, first, last)))
         before += len(region)
     return pieces
+
+
+def without_n(store: Store, pieces: Sequence[Piece]) -> list[Piece]:
+    """Cut the runs of N out of pieces, so that what is laid end to end holds none.
+
+    How many N a genome has, and where, tells how it was sequenced: a classifier that sees them can
+    tell species without reading a base.
+
+    Parameters
+    ----------
+    store
+        The genome.
+    pieces
+        Its pieces; the rest of each keeps the share of its locus that it had.
+    """
+    found = []
+    gaps = {contig: store.gaps(contig) for contig in {p.region.contig for p in pieces}}
+    for piece in pieces:
+        region, locus = piece.region, piece.locus
+        runs = gaps[region.contig]
+        first = np.searchsorted(runs[:, 1], region.start, "right")
+        last = np.searchsorted(runs[:, 0], region.end)
+        edges = [region.start, *runs[first:last].flatten().tolist(), region.end]
+        scale = len(locus) / len(region)
+        parts = []
+        for start, end in zip(edges[::2], edges[1::2], strict=True):
+            if start < end:
+                near, far = start - region.start, end - region.start
+                if region.strand == "-":
+                    near, far = region.end - end, region.end - start
+                a, b = (locus.start + round(scale * place) for place in (near, far))
+                part = Region(region.contig, start, end, region.strand)
+                parts.append(Piece(part, Region(locus.contig, a, max(b, a + 1))))
+        found += parts if region.strand == "+" else parts[::-1]
+    return found
 
 
 def cut_folds(genomes: Sequence[Sequence[Piece]], count: int) -> list[list[Region]]:

@@ -12,6 +12,7 @@ from dnamamba.data.loci import (
     pieces_by_order,
     read_synteny,
     tagged_pieces,
+    without_n,
 )
 from dnamamba.data.region import Region
 from dnamamba.data.store import Store, open_store
@@ -151,3 +152,19 @@ def test_no_fold_is_empty() -> None:
     assert all(cut_folds([small_first], 4))
     with pytest.raises(InputError, match="4 stretches of homologous sequence cannot make 5 folds"):
         cut_folds([large], 5)
+
+
+def test_n_are_cut_out(write_fasta: Write, tmp_path: Path) -> None:
+    store = genome(write_fasta, tmp_path / "x.fa", {"a": "NNACGNNNTTN", "b": "NN", "c": "ACGT"})
+    locus = Region("r", 100, 122)
+    for strand, wanted in (
+        ("+", ["a:3-5 r:105-110", "a:9-10 r:117-120"]),
+        ("-", ["a:9-10(-) r:103-106", "a:3-5(-) r:113-118"]),
+    ):
+        pieces = [Piece(Region("a", 0, 11, strand), locus), Piece(Region("b", 0, 2), locus)]
+        found = without_n(store, pieces)
+        assert [f"{piece.region} {piece.locus}" for piece in found] == wanted
+    inside = Piece(Region("a", 3, 9), Region("r", 3, 9))
+    assert [str(piece.region) for piece in without_n(store, [inside])] == ["a:4-5", "a:9-9"]
+    whole_piece = Piece(Region("c", 0, 4), locus)
+    assert without_n(store, [whole_piece]) == [whole_piece]
