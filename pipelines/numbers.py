@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from dnamamba.errors import UsageError
+
 if TYPE_CHECKING:
     IntType = click.ParamType[int]
     NamesType = click.ParamType[tuple[str, ...]]
@@ -34,6 +36,33 @@ class Count(IntType):
         if count < 1 or count != int(count):
             self.fail(f"{value!r} is not a whole number of 1 or more")
         return int(count)
+
+
+def read_shape(text: str, axes: str, example: str) -> tuple[int, ...]:
+    """Read a shape such as `8x131072`, each part as `Count` reads it.
+
+    Parameters
+    ----------
+    text
+        What was given as `--shape`.
+    axes
+        What is wanted, such as `BATCHxLENGTH`.
+    example
+        A shape of that form, for the error.
+
+    Raises
+    ------
+    UsageError
+        For another text.
+    """
+    parts = text.split("x")
+    try:
+        counts = tuple(Count().convert(part, None, None) for part in parts)
+    except click.BadParameter:
+        counts = ()
+    if len(counts) != len(axes.split("x")):
+        raise UsageError(f"--shape {text}: {axes} is wanted, such as {example}")
+    return counts
 
 
 class Names(NamesType):

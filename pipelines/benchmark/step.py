@@ -23,7 +23,7 @@ from dnamamba.models.block import Recompute
 from dnamamba.models.heads import LanguageModel
 from dnamamba.models.presets import preset
 from dnamamba.pipelines import options
-from dnamamba.pipelines.numbers import Count
+from dnamamba.pipelines.numbers import Count, read_shape
 from dnamamba.pipelines.table import print_table
 from dnamamba.processes import ALONE, Processes, join
 from dnamamba.training.footprint import Pass, peak_bytes
@@ -200,20 +200,8 @@ def _attention(
     return prepare
 
 
-def read_shape(text: str) -> tuple[int, int]:
-    """Read `BATCHxLENGTH`.
-
-    Raises
-    ------
-    UsageError
-        For another text.
-    """
-    try:
-        batch, length = (Count().convert(part, None, None) for part in text.split("x"))
-    except (ValueError, click.BadParameter):
-        raise UsageError(
-            f"--shape {text}: BATCHxLENGTH is wanted, such as 8x131072 or 1x1Mi"
-        ) from None
+def _shape(text: str) -> tuple[int, int]:
+    batch, length = read_shape(text, "BATCHxLENGTH", "8x131072 or 1x1Mi")
     return batch, length
 
 
@@ -264,7 +252,7 @@ def command(
         on_gpu = where.type == "cuda"
         rows = benchmark_step(
             name,
-            [read_shape(text) for text in shapes or ("1x1Mi" if on_gpu else "1x4096",)],
+            [_shape(text) for text in shapes or ("1x1Mi" if on_gpu else "1x4096",)],
             ways or ("scan",),
             device=where,
             precision=precision or ("bf16" if on_gpu else "fp32"),

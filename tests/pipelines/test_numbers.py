@@ -1,7 +1,8 @@
 import click
 import pytest
 
-from dnamamba.pipelines.numbers import Count, Names
+from dnamamba.errors import UsageError
+from dnamamba.pipelines.numbers import Count, Names, read_shape
 
 
 @pytest.mark.parametrize(
@@ -31,3 +32,13 @@ def test_names_are_parted_by_commas() -> None:
     assert Names().convert("chr8, chr20", None, None) == ("chr8", "chr20")
     with pytest.raises(click.BadParameter):
         Names().convert(" ,", None, None)
+
+
+def test_shapes() -> None:
+    axes = "BATCHxLENGTHxCHANNELS"
+    assert read_shape("8x16,384x256", axes, "") == (8, 16384, 256)
+    assert read_shape("1x1Mix1k", axes, "") == (1, 2**20, 1000)
+    assert read_shape("8x131,072", "BATCHxLENGTH", "") == (8, 131072)
+    for wrong in ("", "8", "1x2", "1x2x3x4", "1x2x", "0x2x3", "1xax3", "1x2.5x3", "-1x2x3"):
+        with pytest.raises(UsageError, match=r"BATCHxLENGTHxCHANNELS is wanted, such as 1x2x3"):
+            read_shape(wrong, axes, "1x2x3")

@@ -4,6 +4,7 @@ import pytest
 
 from dnamamba.models.heads import LanguageModel
 from dnamamba.models.presets import preset
+from dnamamba.training import footprint
 from dnamamba.training.footprint import (
     Pass,
     alternatives,
@@ -31,6 +32,11 @@ MEASURED = [
 @pytest.mark.parametrize(("name", "asked", "gib"), MEASURED)
 def test_memory_is_what_was_measured(name: str, asked: Pass, gib: float) -> None:
     assert peak_bytes(preset(name), asked) / GIB == pytest.approx(gib, rel=0.03)
+
+
+def test_the_states_that_are_counted_are_those_that_are_kept() -> None:
+    triton_scan = pytest.importorskip("dnamamba.kernels.scan.triton_scan")
+    assert footprint.CHUNK == triton_scan.CHUNK
 
 
 def test_parameters_are_counted_without_being_made() -> None:

@@ -3,30 +3,12 @@
 import click
 import torch
 
-from dnamamba.errors import UsageError
 from dnamamba.kernels.dispatch import BACKENDS
 from dnamamba.pipelines import options
 from dnamamba.pipelines.benchmark.kernels.rows import COLUMNS, DTYPES, benchmark_kernels
 from dnamamba.pipelines.benchmark.kernels.workloads import OPS, Shape
-from dnamamba.pipelines.numbers import Count
+from dnamamba.pipelines.numbers import read_shape
 from dnamamba.pipelines.table import print_table
-
-
-def read_shape(text: str) -> Shape:
-    """Read `BATCHxLENGTHxCHANNELS`, each a count as `dnamamba.pipelines.numbers` writes it.
-
-    Raises
-    ------
-    UsageError
-        For another text.
-    """
-    try:
-        batch, length, channels = (Count().convert(part, None, None) for part in text.split("x"))
-    except (ValueError, click.BadParameter):
-        raise UsageError(
-            f"--shape {text}: BATCHxLENGTHxCHANNELS is wanted, such as 1x65536x256 or 1x1Mix256"
-        ) from None
-    return Shape(batch, length, channels)
 
 
 @click.command("kernels")
@@ -107,7 +89,7 @@ def command(
     torch.set_num_threads(threads)
     rows = benchmark_kernels(
         ops or tuple(OPS),
-        [read_shape(text) for text in shapes],
+        [Shape(*read_shape(text, "BATCHxLENGTHxCHANNELS", "1x1Mix256")) for text in shapes],
         state=state,
         dtype=None if dtype is None else DTYPES[dtype],
         backends=backends,

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from dnamamba import cli
-from dnamamba.errors import UsageError
-from dnamamba.pipelines.benchmark.step import COLUMNS, read_shape
+from dnamamba.pipelines.benchmark.step import COLUMNS
 
 Capture = pytest.CaptureFixture[str]
 
@@ -34,12 +33,9 @@ def test_rows_and_plot(capsys: Capture, tmp_path: Path) -> None:
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
-def test_shapes() -> None:
-    assert read_shape("8x131,072") == (8, 131072)
-    assert read_shape("1x1Mi") == (1, 2**20)
-    for wrong in ("", "8", "1x2x3", "0x2", "1xa"):
-        with pytest.raises(UsageError, match="BATCHxLENGTH is wanted"):
-            read_shape(wrong)
+def test_a_wrong_shape_is_one_line(capsys: Capture) -> None:
+    assert cli.run(["benchmark", "step", "--shape", "8"]) == 2
+    assert "--shape 8: BATCHxLENGTH is wanted" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.gpu

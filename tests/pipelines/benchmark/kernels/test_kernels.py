@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from dnamamba import cli
-from dnamamba.errors import UsageError
 from dnamamba.kernels import compat
-from dnamamba.pipelines.benchmark.kernels import peers, read_shape
+from dnamamba.pipelines.benchmark.kernels import peers
 from dnamamba.pipelines.benchmark.kernels.rows import COLUMNS, CPU_SHAPES, DTYPES, GPU_SHAPES
-from dnamamba.pipelines.benchmark.kernels.workloads import OPS, Shape
+from dnamamba.pipelines.benchmark.kernels.workloads import OPS
 from tests.pipelines.runs import one_line, table
 
 FIGURES = ("time_ms", "gb_per_second", "floor_ms", "ratio", "first_s")
@@ -125,14 +124,6 @@ def test_wrong_usage_is_one_line(arguments: str, message: str, capsys: Capture) 
 def test_an_error_of_ours_is_all_that_is_said(capsys: Capture) -> None:
     assert cli.run(["benchmark", "kernels", "--shape", "long"]) == 2
     assert "BATCHxLENGTHxCHANNELS is wanted" in one_line(capsys)
-
-
-def test_shapes() -> None:
-    assert read_shape("8x16,384x256") == Shape(8, 16384, 256)
-    assert read_shape("1x1Mix1k") == Shape(1, 2**20, 1000)
-    for wrong in ("", "8", "1x2x3x4", "1x2x", "0x2x3", "1xax3", "1x2.5x3", "-1x2x3"):
-        with pytest.raises(UsageError, match="BATCHxLENGTHxCHANNELS is wanted"):
-            read_shape(wrong)
 
 
 def test_every_op_has_shapes_of_its_own() -> None:
