@@ -7,11 +7,12 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from dnamamba.errors import UsageError
 from dnamamba.log import configure
@@ -82,6 +83,15 @@ def _set_verbosity(context: click.Context, option: click.Parameter, value: bool)
     if value:
         context.meta[key] = level
     configure(context.meta.get(key, 0))
+
+
+def given(context: click.Context, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a command's flags that stand on the command line."""
+    return {
+        name: value
+        for name, value in flags.items()
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
 
 
 def available_threads() -> int:

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import click
 import torch
-from click.core import ParameterSource
 
 from dnamamba.config import from_dict, read_toml, to_dict, to_toml
 from dnamamba.data.splits import Split, format_splits
@@ -339,11 +338,7 @@ def command(
 
 def _asked(path: Path | None, flags: dict[str, Any], context: click.Context) -> dict[str, Any]:
     """Gather what was asked for by name: the TOML file's settings, and flags, which win."""
-    given = {
-        name: value
-        for name, value in flags.items()
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-    }
+    given = options.given(context, flags)
     settings = read_toml(path) if path else {}
     if "tokens" in given or "steps" in given:
         settings.pop("steps", None)

@@ -1,8 +1,7 @@
 """A pretraining run that is set up: train it, save it, score it beside its baselines, print."""
 
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,8 +11,7 @@ from torch import Tensor
 
 from dnamamba.config import to_dict
 from dnamamba.data.feeder import feed
-from dnamamba.data.windows import HeldOutWindows, TrainingWindows, Window
-from dnamamba.errors import DnamambaError
+from dnamamba.data.windows import HeldOutWindows, TrainingWindows
 from dnamamba.evaluation.language import (
     Autocast,
     Objective,
@@ -23,17 +21,16 @@ from dnamamba.evaluation.language import (
 from dnamamba.log import logger
 from dnamamba.models.heads import LanguageModel
 from dnamamba.pipelines.baselines import Baselines, fit_baselines
+from dnamamba.pipelines.fitting import fit_job, say_stopped, way_back_told
 from dnamamba.pipelines.pretrain_config import MAY_CHANGE, PretrainConfig, build_objective
 from dnamamba.pipelines.pretrain_output import finish, save_model
 from dnamamba.pipelines.resume import flatten
-from dnamamba.processes import LostProcessError, Processes, losses_told
-from dnamamba.training.checkpoint import list_states, state_step
-from dnamamba.training.divergence import DivergedError
-from dnamamba.training.loop import Callbacks, LoopConfig, autocast_to, fit
+from dnamamba.processes import Processes
+from dnamamba.training.loop import LoopConfig, autocast_to
 from dnamamba.training.monitor import Monitor
-from dnamamba.training.optimizer import build_optimizer
-from dnamamba.training.parallel import Trained, Way, distribute, gathered
-from dnamamba.training.rollback import ROLLBACKS, Checkpoints
+from dnamamba.training.optimizer import OptimizerConfig, build_optimizer
+from dnamamba.training.parallel import Way, distribute, gathered
+from dnamamba.training.rollback import Checkpoints
 from dnamamba.training.signals import Interruption, StopRequest, stop_on_signal
 from dnamamba.training.silence import Silence
 from dnamamba.training.stages import Stage, plan_stages
@@ -67,6 +64,21 @@ class Run:
         return self.loop.batch * self.windows.length
 
     @property
+    def optimizer(self) -> OptimizerConfig:
+        """AdamW and its schedule."""
+        return self.config.optimizer
+
+    @property
+    def precision(self) -> str:
+        """Of a forward pass."""
+        return self.config.precision
+
+    @property
+    def trained_on(self) -> Objective:
+        """The objective in training, soft-masked bases weighted."""
+        return self.objective(self.config.soft_mask_weight)
+
+    @property
     def autocast(self) -> Autocast:
         """The context of a forward pass."""
         return autocast_to(self.config.precision, self.device)
@@ -92,16 +104,22 @@ class Run:
                     pin=self.device.type == "cuda",
                 )
 
-    def windows_of(self, step: int) -> Iterator[Window]:
+    def windows_of(self, step: int) -> Iterator[str]:
         """Tell which windows a step reads."""
         for stage in self.stages:
             if step in stage.steps:
                 windows = self.windows.of_length(stage.length)
-                yield from (windows.window(step, index) for index in range(stage.batch))
+                for index in range(stage.batch):
+                    yield str(windows.window(step, index).region)
 
     def objective(self, soft_mask_weight: float) -> Objective:
         """Make the objective: weighted for training, or with a weight of one to be scored."""
         return build_objective(self.model, self.config, soft_mask_weight)
+
+    def save_model(self, step: int) -> None:
+        """Write the model as it is after `step` steps."""
+        model = gathered(self.model)
+        self.processes.on_first(lambda: save_model(self, model, step))
 
     def score(self, stop: StopRequest) -> Score:
         """Score the model on the held-out windows; an `Interruption` where `stop` asks for it."""
@@ -132,11 +150,20 @@ def train(run: Run, workers: int, *, tensorboard: bool = False) -> int:
     start = done = checkpoints.restore()
     if start:
         logger.info("going on from step %s of %s", f"{start:,}", f"{run.loop.steps:,}")
-    with _way_back_told(run), stop_on_signal() as stop:
+    with way_back_told(run), stop_on_signal() as stop:
         try:
             baselines = _fit_baselines(run, stop)
             monitor = _monitor(run, start, tensorboard)
-            done = _fit(run, model, optimizer, checkpoints, monitor, stop, start, workers)
+            done = fit_job(
+                run,
+                model,
+                optimizer,
+                checkpoints,
+                monitor,
+                stop,
+                start=start,
+                workers=workers,
+            )
             if done == run.loop.steps:
                 score = run.score(stop)
                 monitor.validated(done, score)
@@ -148,28 +175,7 @@ def train(run: Run, workers: int, *, tensorboard: bool = False) -> int:
                 return 0
         except Interruption:
             pass  # what was broken off is begun again by a resume
-    logger.info(
-        "stopped after step %s of %s; the same command with --resume goes on with %s",
-        f"{done:,}",
-        f"{run.loop.steps:,}",
-        run.folder,
-    )
-    return 130 if stop.signal == signal.SIGINT else 0
-
-
-@contextmanager
-def _way_back_told(run: Run) -> Iterator[None]:
-    """Where another process has died, say what is left and how to go on."""
-    try:
-        with losses_told():
-            yield
-    except LostProcessError as error:
-        states = list_states(run.folder)
-        step = state_step(states[0]) if states else 0
-        raise LostProcessError(
-            f"{error}; the last checkpoint of {run.folder} is of step {step:,} of "
-            f"{run.loop.steps:,}, and the same command with --resume goes on from there"
-        ) from error
+    return say_stopped(run, done, stop)
 
 
 def _fit_baselines(run: Run, stop: StopRequest) -> Baselines:
@@ -194,90 +200,10 @@ def _monitor(run: Run, start: int, tensorboard: bool) -> Monitor:
         run.folder / METRICS,
         start=start,
         steps=run.loop.steps,
-        step_bases=run.step_bases,
+        bases=lambda steps: steps * run.step_bases,
         device=run.device,
         tensorboard=run.folder / "tensorboard" if tensorboard else None,
     )
-
-
-def _fit(
-    run: Run,
-    model: Trained,
-    optimizer: torch.optim.Optimizer,
-    checkpoints: Checkpoints,
-    monitor: Monitor,
-    stop: StopRequest,
-    start: int,
-    workers: int,
-) -> int:
-    """Train from step `start` on, go back where the loss diverges, and return the steps done."""
-
-    def validate(step: int) -> None:
-        if run.processes.on_first(lambda: monitor.is_validated(step)):
-            return
-        with monitor.aside():
-            monitor.validated(step, run.score(stop))
-
-    def save(step: int) -> None:
-        with monitor.aside():
-            checkpoints.save(step)
-            whole = gathered(run.model)
-            run.processes.on_first(lambda: save_model(run, whole, step))
-
-    try:
-        while True:
-            try:
-                return fit(
-                    model,
-                    optimizer,
-                    run.objective(run.config.soft_mask_weight),
-                    monitor.waiting(run.batches(start, workers)),
-                    Callbacks(monitor.report, validate, save),
-                    start=start,
-                    config=run.loop,
-                    optimizer_config=run.config.optimizer,
-                    device=run.device,
-                    stop=stop,
-                    skipped=checkpoints.skipped,
-                    autocast=run.autocast,
-                    processes=run.processes,
-                )
-            except DivergedError as error:
-                start = _roll_back(run, checkpoints, error)
-                monitor.rewind(start)
-    except torch.OutOfMemoryError as error:
-        raise DnamambaError(
-            f"{run.device} is out of memory: go on with --resume and a smaller --micro-batch "
-            f"than {run.loop.micro_batch}"
-        ) from error
-    finally:
-        monitor.close()
-
-
-def _roll_back(run: Run, checkpoints: Checkpoints, error: DivergedError) -> int:
-    """Go back to the last good checkpoint, say so, and return its step."""
-    windows = [window for step in error.steps for window in run.windows_of(step)]
-    names = ", ".join(str(window.region) for window in windows[:3])
-    left = len(windows) - 3
-    where = f"{error} (windows {names}{f' and {left} more' if left > 0 else ''})"
-    start = checkpoints.roll_back(error.steps)
-    if start is None:
-        past = f" after {len(checkpoints.skipped)} rollbacks" if checkpoints.skipped else ""
-        exact = ", or with --precision fp32" if run.config.precision != "fp32" else ""
-        kept = f"; the checkpoints in {run.folder} are kept" if list_states(run.folder) else ""
-        raise DnamambaError(
-            f"{where}{past}: start again with a lower --lr than {run.config.optimizer.lr:g}"
-            f"{exact}{kept}"
-        ) from error
-    say = logger.warning if run.processes.is_first else logger.debug
-    say(
-        "%s: back to step %s, and on without these windows (rollback %d of %d)",
-        where,
-        f"{start:,}",
-        len(checkpoints.skipped),
-        ROLLBACKS,
-    )
-    return start
 
 
 def _identity(run: Run) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
@@ -48,10 +48,12 @@ class Monitor:
         metrics.tsv; rows after `start` are dropped.
     start, steps
         Steps done before, and steps of the whole run.
-    step_bases
-        Bases a step.
+    bases
+        A number of steps to the bases that they read, from the first on.
     device
         Whose memory is told.
+    verb, unit
+        What is going on, and what bits are counted per.
     tensorboard
         The folder for TensorBoard's event files, if there are to be any.
     """
@@ -62,20 +64,23 @@ class Monitor:
         *,
         start: int,
         steps: int,
-        step_bases: int,
+        bases: Callable[[int], int],
         device: torch.device,
+        verb: str = "pretrain",
+        unit: str = "base",
         tensorboard: Path | None = None,
     ) -> None:
         self._path = path
+        self._unit = unit
         self._metrics = Metrics(path, COLUMNS)
         self._steps = steps
-        self._step_bases = step_bases
+        self._bases = bases
         self._device = device
         self._tensorboard = tensorboard
         self._events: EventFile | None = None
         self._stopwatch = Stopwatch()
-        self._bar = progress(steps * step_bases, "pretrain", "b")
-        self._bar.initial = start * step_bases
+        self._bar = progress(bases(steps), verb, "b")
+        self._bar.initial = bases(start)
         self._started = self._line_at = time.monotonic()
         self._before = 0.0
         self.rewind(start)
@@ -93,7 +98,7 @@ class Monitor:
         self._validated = _last_validated(self._path)
         self._done = self._first = step
         self._bits, self._averaged = 0.0, 0
-        self._bar.n = step * self._step_bases
+        self._bar.n = self._bases(step)
         if self._tensorboard:
             self._events = EventFile(self._tensorboard, step)
         self._stopwatch.restart()
@@ -112,7 +117,9 @@ class Monitor:
 
     def report(self, rows: list[Row]) -> None:
         """Write finished steps to metrics.tsv and move the bar; the device is done with them."""
-        pace = self._stopwatch.lap(len(rows) * self._step_bases)
+        pace = self._stopwatch.lap(
+            self._bases(rows[-1].step) - self._bases(rows[-1].step - len(rows))
+        )
         for row in rows:
             figures = {
                 "lr": row.lr,
@@ -127,7 +134,7 @@ class Monitor:
                 self._bits += (row.bits - self._bits) / min(self._averaged, AVERAGED)
         self._done = rows[-1].step
         self._bar.set_postfix_str(f"{self._bits:.3f} bits, {self._memory()}", refresh=False)
-        self._bar.update(self._done * self._step_bases - self._bar.n)
+        self._bar.update(self._bases(self._done) - self._bar.n)
         if self._bar.disable and time.monotonic() - self._line_at > LINE_SECONDS:
             self._line_at = time.monotonic()
             logger.info("%s", self._line())
@@ -146,16 +153,17 @@ class Monitor:
             self._add(step, figures)
             self._validated = step
         logger.info(
-            "step %s: held out %.4f bits per base%s, accuracy %.3f",
+            "step %s: held out %.4f bits per %s%s, accuracy %.3f",
             f"{step:,}",
             score.bits_per_base,
+            self._unit,
             "" if math.isnan(low) else f" (95 % interval {low:.4f}-{high:.4f})",
             score.accuracy,
         )
 
     def _add(self, step: int, figures: dict[str, float]) -> None:
         """Write a row to metrics.tsv, and its figures to TensorBoard."""
-        row = {"step": step, "bases": step * self._step_bases, "seconds": self.seconds}
+        row = {"step": step, "bases": self._bases(step), "seconds": self.seconds}
         self._metrics.add({**row, **figures})
         if self._events:
             self._events.add(step, figures)
@@ -180,7 +188,7 @@ class Monitor:
     def _line(self) -> str:
         elapsed = time.monotonic() - self._started
         done = self._done - self._first
-        rate = done * self._step_bases / elapsed
+        rate = (self._bases(self._done) - self._bases(self._first)) / elapsed
         left = (self._steps - self._done) * elapsed / done
         return (
             f"step {self._done:,}/{self._steps:,}: {self._bits:.3f} bits, "

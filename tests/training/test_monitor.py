@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 def test_rows_are_written_and_a_resume_drops_those_after_its_step(tmp_path: Path) -> None:
     path = tmp_path / "metrics.tsv"
-    options = {"steps": 4, "step_bases": 100, "device": torch.device("cpu")}
+    options = {"steps": 4, "bases": lambda steps: 100 * steps, "device": torch.device("cpu")}
     first = Monitor(path, start=0, **options)  # type: ignore[arg-type]
     first.report([Row(1, 0.1, 2.0, 1.0), Row(2, 0.2, 1.5, 0.5)])
     first.validated(2, Score(np.array([20.0, 30.0]), np.array([10, 10]), 0.4))
@@ -51,7 +51,7 @@ def batches(clock: list[float], seconds: float) -> Iterator[torch.Tensor]:
 
 def test_throughput_is_that_of_steps_alone(tmp_path: Path, clock: list[float]) -> None:
     path = tmp_path / "metrics.tsv"
-    monitor = Monitor(path, start=0, steps=4, step_bases=100, device=CPU)
+    monitor = Monitor(path, start=0, steps=4, bases=lambda steps: 100 * steps, device=CPU)
     coming = monitor.waiting(batches(clock, 0.5))
     for _ in range(2):
         next(coming)
@@ -70,7 +70,9 @@ def test_throughput_is_that_of_steps_alone(tmp_path: Path, clock: list[float]) -
 
 
 def test_the_clock_begins_anew_after_a_rollback(tmp_path: Path, clock: list[float]) -> None:
-    monitor = Monitor(tmp_path / "metrics.tsv", start=0, steps=4, step_bases=100, device=CPU)
+    monitor = Monitor(
+        tmp_path / "metrics.tsv", start=0, steps=4, bases=lambda steps: 100 * steps, device=CPU
+    )
     next(monitor.waiting(batches(clock, 7.0)))
     monitor.rewind(0)
     clock[0] += 2.0
@@ -95,7 +97,9 @@ def test_the_end_says_what_the_feeder_cost(
     workers: int,
     line: str,
 ) -> None:
-    monitor = Monitor(tmp_path / "metrics.tsv", start=0, steps=1, step_bases=100, device=CPU)
+    monitor = Monitor(
+        tmp_path / "metrics.tsv", start=0, steps=1, bases=lambda steps: 100 * steps, device=CPU
+    )
     next(monitor.waiting(batches(clock, wait)))
     clock[0] += 1.0 - wait
     with caplog.at_level(logging.INFO, "dnamamba"):
@@ -112,7 +116,7 @@ def test_metrics_of_a_run_that_did_not_time_its_steps_go_on(tmp_path: Path) -> N
     path.write_text("step\tbases\tseconds\tlr\ttrain_bits\tgrad_norm\tvalid_bits\n")
     with path.open("a") as handle:
         handle.write("1\t100\t0.5\t0.1\t2\t1\t\n1\t100\t0.6\t\t\t\t1.9\n")
-    monitor = Monitor(path, start=1, steps=2, step_bases=100, device=CPU)
+    monitor = Monitor(path, start=1, steps=2, bases=lambda steps: 100 * steps, device=CPU)
     assert monitor.is_validated(1)
     monitor.report([Row(2, 0.1, 1.5, 1.0)])
     metrics = read_metrics(path)
