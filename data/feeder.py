@@ -5,16 +5,26 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final
+from typing import Final, Protocol, cast
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from dnamamba.data.windows import TrainingWindows
 from dnamamba.errors import DnamambaError
 
 AHEAD: Final = 2
 """Batches that the thread has ready or is reading while one is worked on."""
+
+
+class Samples(Protocol):
+    """Windows of one length, each a pure function of its key: (step, index in the step)."""
+
+    @property
+    def length(self) -> int:
+        """Bases of a window."""
+
+    def __getitem__(self, key: tuple[int, int], /) -> torch.Tensor:
+        """Fetch one, (length,) uint8 store codes."""
 
 
 class _Keys(Sampler[list[tuple[int, int]]]):
@@ -33,7 +43,7 @@ class _Keys(Sampler[list[tuple[int, int]]]):
 
 
 def feed(
-    windows: TrainingWindows,
+    windows: Samples,
     steps: range,
     batch: int,
     *,
@@ -79,7 +89,7 @@ def feed(
 
 
 def _read_in_a_thread(
-    windows: TrainingWindows, steps: range, indices: range, pin: bool
+    windows: Samples, steps: range, indices: range, pin: bool
 ) -> Iterator[torch.Tensor]:
     def read(step: int) -> torch.Tensor:
         batch = torch.empty(len(indices), windows.length, dtype=torch.uint8, pin_memory=pin)
@@ -102,14 +112,14 @@ def _read_in_a_thread(
 
 
 def _read_in_processes(
-    windows: TrainingWindows, steps: range, indices: range, workers: int, pin: bool
+    windows: Samples, steps: range, indices: range, workers: int, pin: bool
 ) -> Iterator[torch.Tensor]:
     with warnings.catch_warnings():
         # More workers than cores are the caller's choice; workers fork, and use no lock of torch's.
         warnings.filterwarnings("ignore", message="This DataLoader will create")
         warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork")
         loader = DataLoader(
-            windows,
+            cast("Dataset[torch.Tensor]", windows),
             batch_sampler=_Keys(steps, indices),
             num_workers=workers,
             collate_fn=torch.stack,

@@ -180,17 +180,23 @@ def pieces_by_order(regions: Sequence[Region], count: int) -> list[Piece]:
         Pieces; a region's end cuts one more.
     """
     total = sum(len(region) for region in regions)
-    cuts = [total * number // count for number in range(count + 1)]
+    # A cut has the same place in every genome, whatever its length; in between, places are rounded.
+    cuts = {total * number // count: SCALE * number // count for number in range(count + 1)}
     pieces = []
     before = 0
     for region in regions:
-        inside = [cut - before for cut in cuts if before < cut < before + len(region)]
-        ends = [*inside, len(region)]
-        for start, end in zip([0, *inside], ends, strict=True):
-            first, last = (SCALE * (before + place) // total for place in (start, end))
-            part = Region(region.contig, region.start + start, region.start + end, region.strand)
-            pieces.append(Piece(part, Region(ORDER, first, last)))
-        before += len(region)
+        after = before + len(region)
+        ends = [*(cut for cut in cuts if before < cut < after), after]
+        for start, end in zip([before, *ends], ends, strict=False):
+            first, last = (cuts.get(place, SCALE * place // total) for place in (start, end))
+            here = Region(
+                region.contig,
+                region.start + start - before,
+                region.start + end - before,
+                region.strand,
+            )
+            pieces.append(Piece(here, Region(ORDER, first, last)))
+        before = after
     return pieces
 
 

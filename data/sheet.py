@@ -15,6 +15,8 @@ from dnamamba.errors import InputError
 from dnamamba.files import require_file
 
 REQUIRED = ("species", "fasta")
+UNSURE = "unsure"
+"""What stands in place of a species where none is called."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,11 @@ def _rows(path: Path, text: str) -> Iterator[Row]:
         for name in REQUIRED:
             if not given.get(name):
                 raise InputError(f"{path}:{number}: the column `{name}` is empty")
+        if given["species"].lower() == UNSURE or "\t" in given["species"]:
+            raise InputError(
+                f"{path}:{number}: species {given['species']!r}: a call of none is told by "
+                f"{UNSURE!r}, and tabs part columns; choose another name"
+            )
         split = given.get("split", "").lower() or None
         if split is not None and split not in SIDES:
             raise InputError(f"{path}:{number}: split {split!r} is not one of {', '.join(SIDES)}")

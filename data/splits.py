@@ -125,10 +125,7 @@ def read_splits(path: Path, stores: Sequence[Store]) -> list[Split]:
         for contig, length in store.lengths.items():
             lengths[contig] = max(length, lengths.get(contig, 0))
     records: list[list[BedRecord]] = [[] for _ in stores]
-    for record in read_bed(path, lengths, ", ".join(genomes)):
-        if record.name.strip().lower() not in _FOLDS:
-            said = f"fold {record.name!r}" if record.name else "no fourth column"
-            raise InputError(f"line {record.line:,} of {path}: {said}: write train, valid or test")
+    for record in _require_folds(read_bed(path, lengths, ", ".join(genomes)), path):
         region = record.region
         for genome, store, mine in zip(genomes, stores, records, strict=True):
             named = record.score == genome or record.score not in genomes
@@ -142,6 +139,25 @@ def read_splits(path: Path, stores: Sequence[Store]) -> list[Split]:
                 )
             mine.append(record)
     return [_as_split(mine, path) for mine in records]
+
+
+def read_locus_split(path: Path) -> Split:
+    """Read a BED file of folds in coordinates that several genomes share.
+
+    Raises
+    ------
+    InputError
+        As `read_splits`; no contig is unknown.
+    """
+    return _as_split(_require_folds(read_bed(path), path), path)
+
+
+def _require_folds(records: Sequence[BedRecord], path: Path) -> Sequence[BedRecord]:
+    for record in records:
+        if record.name.strip().lower() not in _FOLDS:
+            said = f"fold {record.name!r}" if record.name else "no fourth column"
+            raise InputError(f"line {record.line:,} of {path}: {said}: write train, valid or test")
+    return records
 
 
 def _as_split(records: Sequence[BedRecord], path: Path) -> Split:

@@ -48,14 +48,7 @@ class Track:
 
     def codes(self, start: int, end: int) -> Codes:
         """Return (end - start,) uint8 store codes, a copy, in the order of the loci."""
-        parts = []
-        for piece, first, last in self._inside(start, end):
-            region = piece.region
-            if region.strand == "+":
-                here = Region(region.contig, region.start + first, region.start + last)
-            else:
-                here = Region(region.contig, region.end - last, region.end - first, "-")
-            parts.append(self.store.fetch(here))
+        parts = [self.store.fetch(region) for region in self.regions(start, end)]
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def loci(self, start: int, end: int) -> list[Region]:
@@ -67,14 +60,26 @@ class Track:
             found.append(Region(piece.locus.contig, a, max(b, a + 1)))
         return found
 
-    def n_count(self, start: int, end: int) -> int:
-        """Count the N of a stretch."""
-        total = 0
+    def regions(self, start: int, end: int) -> list[Region]:
+        """Return where in the genome a stretch lies, in the order of the loci."""
+        found = []
         for piece, first, last in self._inside(start, end):
             region = piece.region
             begin = region.start + first if region.strand == "+" else region.end - last
-            total += int(self.store.n_count(region.contig, begin, begin + last - first))
-        return total
+            found.append(Region(region.contig, begin, begin + last - first, region.strand))
+        return found
+
+    def cut(self, start: int, end: int) -> list[Piece]:
+        """Return the pieces of a stretch, cut at its ends."""
+        pairs = zip(self.regions(start, end), self.loci(start, end), strict=True)
+        return [Piece(region, locus) for region, locus in pairs]
+
+    def n_count(self, start: int, end: int) -> int:
+        """Count the N of a stretch."""
+        return sum(
+            int(self.store.n_count(region.contig, region.start, region.end))
+            for region in self.regions(start, end)
+        )
 
     def _inside(self, start: int, end: int) -> Iterable[tuple[Piece, int, int]]:
         """Give the pieces of a stretch, and its ends within each."""
@@ -84,6 +89,10 @@ class Track:
                 return
             piece = self.pieces[number]
             yield piece, max(start - before, 0), min(end - before, len(piece.region))
+
+
+Tracks = Sequence[Sequence[Track]]
+"""The tracks of each species."""
 
 
 def tracks_of(store: Store, pieces: Sequence[Piece], regions: Sequence[Region]) -> list[Track]:
@@ -126,8 +135,8 @@ class LabelledWindow:
     strand: str = "+"
 
 
-class LabelledWindows(Dataset[tuple[torch.Tensor, int]]):
-    """Random windows of all species; the key (step, index) gives (length,) uint8 and the species.
+class LabelledWindows(Dataset[torch.Tensor]):
+    """Random windows of all species; the key (step, index) gives (length,) uint8 store codes.
 
     A species is drawn first, each as likely; then a window, all starts of its tracks as likely; and
     a coin decides on the strand. A window is a pure function of (seed, step, index). One with too
@@ -156,7 +165,7 @@ class LabelledWindows(Dataset[tuple[torch.Tensor, int]]):
 
     def __init__(
         self,
-        species: Sequence[Sequence[Track]],
+        species: Tracks,
         length: int,
         *,
         seed: int,
@@ -166,8 +175,10 @@ class LabelledWindows(Dataset[tuple[torch.Tensor, int]]):
     ) -> None:
         self.species = tuple(tuple(tracks) for tracks in species)
         self.length = length
+        self._seed = seed
         self._by_track = by_track
         self._reverse_complement = reverse_complement
+        self._max_n_fraction = max_n_fraction
         self._most_missing = max_n_fraction * length
         self._key = np.array([seed % 2**64, 1], dtype=np.uint64)
         self._starts_before: list[list[int]] = []
@@ -181,10 +192,37 @@ class LabelledWindows(Dataset[tuple[torch.Tensor, int]]):
                 )
             self._starts_before.append([0, *accumulate(starts)])
 
+    @property
+    def bases(self) -> int:
+        """Bases of all tracks that hold a window."""
+        tracks = [track for each in self.species for track in each]
+        return sum(track.length for track in tracks if track.length >= self.length)
+
+    def of_length(self, length: int) -> "LabelledWindows":
+        """Return windows of another length; those of one key are of one species in both."""
+        return LabelledWindows(
+            self.species,
+            length,
+            seed=self._seed,
+            by_track=self._by_track,
+            reverse_complement=self._reverse_complement,
+            max_n_fraction=self._max_n_fraction,
+        )
+
+    def label(self, step: int, index: int) -> int:
+        """Return the species of sample `index` of step `step`."""
+        return self._species(self._random(step, index))
+
+    def _random(self, step: int, index: int) -> np.random.Philox:
+        return np.random.Philox(key=self._key, counter=[0, index, step, 0])
+
+    def _species(self, random: np.random.Philox) -> int:
+        return len(self.species) * random.random_raw() >> 64
+
     def window(self, step: int, index: int) -> LabelledWindow:
         """Return where sample `index` of step `step` lies."""
-        random = np.random.Philox(key=self._key, counter=[0, index, step, 0])
-        species = len(self.species) * random.random_raw() >> 64
+        random = self._random(step, index)
+        species = self._species(random)
         coin = random.random_raw() >> 63
         strand = "-" if self._reverse_complement and coin else "+"
         best, fewest = self._draw(random, species, strand)
@@ -212,19 +250,18 @@ class LabelledWindows(Dataset[tuple[torch.Tensor, int]]):
         missing = self.species[species][track].n_count(window.start, window.end)
         return window, missing
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int]:
-        window = self.window(*key)
-        return read(self.species, window), window.species
+    def __getitem__(self, key: tuple[int, int]) -> torch.Tensor:
+        return read(self.species, self.window(*key))
 
 
-def read(species: Sequence[Sequence[Track]], window: LabelledWindow) -> torch.Tensor:
+def read(species: Tracks, window: LabelledWindow) -> torch.Tensor:
     """Read a window's (length,) uint8 store codes."""
     codes = species[window.species][window.track].codes(window.start, window.end)
     return torch.from_numpy(reverse_complement(codes) if window.strand == "-" else codes)
 
 
 def tile_tracks(
-    species: Sequence[Sequence[Track]], length: int, *, max_n_fraction: float = 0.5
+    species: Tracks, length: int, *, max_n_fraction: float = 0.5
 ) -> list[LabelledWindow]:
     """Lay windows side by side over each track, from its start; a shorter rest is left out.
 
@@ -241,9 +278,34 @@ def tile_tracks(
     return windows
 
 
-def group_by_locus(
-    species: Sequence[Sequence[Track]], windows: Sequence[LabelledWindow]
-) -> list[int]:
+def describe(species: Tracks, window: LabelledWindow) -> str:
+    """Say where in its genome a window lies, such as `chr22.fa.gz chr22:1001-2000 and 3 more`."""
+    track = species[window.species][window.track]
+    first, *others = track.regions(window.start, window.end)
+    more = f" and {len(others)} more" if others else ""
+    return f"{track.store.source.name} {first}{more}"
+
+
+def locus_text(species: Tracks, window: LabelledWindow) -> str:
+    """Say which stretch of shared coordinates a window is homologous to, from end to end."""
+    loci = species[window.species][window.track].loci(window.start, window.end)
+    first, last = loci[0], loci[-1]
+    if first.contig != last.contig:
+        return f"{first} to {last}"
+    return str(Region(first.contig, min(first.start, last.start), max(first.end, last.end)))
+
+
+def spread(windows: Sequence[LabelledWindow], most: int) -> list[LabelledWindow]:
+    """Keep `most` windows of each species at most, evenly spaced: homologous ones stay."""
+    kept = []
+    for species in sorted({window.species for window in windows}):
+        mine = [window for window in windows if window.species == species]
+        count = min(most, len(mine))
+        kept += [mine[(2 * i + 1) * len(mine) // (2 * count)] for i in range(count)]
+    return kept
+
+
+def group_by_locus(species: Tracks, windows: Sequence[LabelledWindow]) -> list[int]:
     """Give each window the number of its locus, which homologous windows share.
 
     The loci are the windows of the first species that has any on a contig of shared coordinates;
@@ -275,7 +337,7 @@ def group_by_locus(
     return [before[contig] + _nearest(loci[contig], place) for contig, place in middles]
 
 
-def _middle(species: Sequence[Sequence[Track]], window: LabelledWindow) -> tuple[str, int]:
+def _middle(species: Tracks, window: LabelledWindow) -> tuple[str, int]:
     """Return the locus of a window's middle base."""
     middle = (window.start + window.end) // 2
     (locus,) = species[window.species][window.track].loci(middle, middle + 1)

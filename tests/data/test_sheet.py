@@ -46,6 +46,8 @@ def test_a_species_may_have_several_fastas(folder: Path) -> None:
         ("species,path\nhuman,a.fa\n", "no column `fasta`; the header is species, path"),
         ("species,fasta\n,a.fa\n", ":2: the column `species` is empty"),
         ("species,fasta\nhuman\n", ":2: the column `fasta` is empty"),
+        ("species,fasta\nUnsure,a.fa\n", ":2: species 'Unsure': a call of none"),
+        ('species,fasta\n"a\tb",a.fa\n', "choose another name"),
         ("species,fasta,split\nhuman,a.fa,dev\n", ":2: split 'dev' is not one of train, valid"),
         ("species,fasta\nhuman,a.fa\nchimp,c.fa\n", ":3: there is no file .*c.fa"),
         ("species,fasta\nhuman,a.fa\n", "1 species; two or more are wanted"),

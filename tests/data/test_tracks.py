@@ -88,9 +88,18 @@ def test_windows_are_drawn_from_species_alike_and_from_all_starts(
     assert windows.window(7, 2) == LabelledWindows([[track], [short, other]], 4, seed=3).window(
         7, 2
     )
-    codes, label = windows[7, 2]
-    assert label == windows.window(7, 2).species
-    assert torch.equal(codes, read(windows.species, windows.window(7, 2)))
+    assert torch.equal(windows[7, 2], read(windows.species, windows.window(7, 2)))
+
+
+def test_a_key_is_of_one_species_at_every_length(track: Track) -> None:
+    windows = LabelledWindows([[track], [track], [track]], 8, seed=1)
+    shorter = windows.of_length(2)
+    keys = [(step, index) for step in range(10) for index in range(10)]
+    labels = [windows.label(*key) for key in keys]
+    assert set(labels) == {0, 1, 2}
+    assert labels == [windows.window(*key).species for key in keys]
+    assert labels == [shorter.window(*key).species for key in keys]
+    assert len(shorter[0, 0]) == 2
 
 
 def test_tracks_may_be_drawn_alike(store: Store, track: Track) -> None:
