@@ -91,6 +91,32 @@ class MaskedBase:
         return Batch(inputs, self.tokens(codes), weights)
 
 
+class Label:
+    """Name the class of whole windows.
+
+    Parameters
+    ----------
+    tokens
+        Turns store codes into ids.
+    label
+        (step, index) to the class of that sample; every window counts the same.
+    """
+
+    shift = 0
+
+    def __init__(
+        self, tokens: Callable[[Tensor], Tensor], label: Callable[[int, int], int]
+    ) -> None:
+        self.tokens = tokens
+        self.label = label
+
+    def __call__(self, codes: Tensor, step: int, first: int) -> Batch:
+        """Ask about (batch, length) codes; targets and weights are (batch, 1)."""
+        labels = [self.label(step, index) for index in range(first, first + len(codes))]
+        targets = torch.tensor(labels, device=codes.device)[:, None]
+        return Batch(self.tokens(codes), targets, torch.ones_like(targets, dtype=torch.float32))
+
+
 def target_weights(codes: Tensor, soft_mask_weight: float) -> Tensor:
     """Weigh each base as a target: float32, N zero, soft-masked `soft_mask_weight`, others one."""
     weights = torch.ones(codes.shape, dtype=torch.float32, device=codes.device)

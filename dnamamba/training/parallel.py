@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dnamamba.evaluation.language import Autocast
 from dnamamba.models.backbone import State
+from dnamamba.models.classifier import Classifier
 from dnamamba.models.heads import LanguageModel
 from dnamamba.processes import Processes
 
@@ -65,7 +66,7 @@ class Replica(DistributedDataParallel):
         return scored
 
 
-Trained = LanguageModel | Replica
+Trained = LanguageModel | Classifier | Replica
 """What a training step runs and differentiates."""
 
 

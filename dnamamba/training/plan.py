@@ -11,6 +11,7 @@ from torch import Tensor
 from dnamamba.errors import DnamambaError
 from dnamamba.evaluation.language import Autocast, Objective
 from dnamamba.models.block import Recompute
+from dnamamba.models.classifier import Classifier
 from dnamamba.models.heads import LanguageModel
 from dnamamba.processes import ALONE, Processes
 from dnamamba.training.loop import accumulate_gradients
@@ -70,7 +71,7 @@ def micro_batch(device: torch.device, length: int) -> int:
 
 
 def fit_memory(
-    model: LanguageModel,
+    model: LanguageModel | Classifier,
     objective: Objective,
     codes: Tensor,
     autocast: Autocast,
@@ -118,7 +119,8 @@ def fit_memory(
             return size, way
     smaller = "--micro-batch, --length" if sizes[-1] > 1 else "--length"
     ways = "" if recompute[-1] == "block" else ", or --recompute block"
-    ways += "" if tbptt or model.config.reads_more_than_one_way else ", or --tbptt"
+    carries = isinstance(model, LanguageModel) and not model.config.reads_more_than_one_way
+    ways += ", or --tbptt" if carries and not tbptt else ""
     raise DnamambaError(
         f"{sizes[-1]} x {codes.shape[1]:,} bases do not fit into the memory of {codes.device}: "
         f"choose a smaller {smaller} or --preset{ways}"
@@ -126,7 +128,7 @@ def fit_memory(
 
 
 def _fits(
-    model: LanguageModel,
+    model: LanguageModel | Classifier,
     objective: Objective,
     codes: Tensor,
     tbptt: int | None,

@@ -1,0 +1,260 @@
+"""A classifier of sequences: a backbone, and a linear head on what it makes of a window.
+
+In use both strands are read and their logits averaged, so that a window and its reverse complement
+get the same call; in training the window is shown as it was drawn. On disk a classifier is a model
+folder with two files more: classifier.json and classifier.safetensors, the head.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as from_safetensors
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from dnamamba.config import from_dict, to_dict
+from dnamamba.errors import CheckpointError, UsageError
+from dnamamba.files import atomic_path, describe_os_error, write_text
+from dnamamba.models import pretrained
+from dnamamba.models.backbone import State
+from dnamamba.models.block import Recompute
+from dnamamba.models.heads import SCORED, LanguageModel
+from dnamamba.models.symmetry import reverse_complement
+
+Pool = Literal["last", "mean", "both"]
+"""What the head sees of the final hidden states: the last position, the mean, or the two."""
+CONFIG: Final = "classifier.json"
+HEAD: Final = "classifier.safetensors"
+SEGMENT: Final = {"cpu": 2**16, "cuda": 2**19}
+"""Bases that are read at a time where no gradient is asked for, each from the state before."""
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """What a classifier tells apart, and how.
+
+    Attributes
+    ----------
+    classes
+        Names, in the order of the logits.
+    length
+        Bases of the windows that it was fitted on.
+    shortest
+        Bases of the shortest windows that it was tested on; it makes no call of fewer.
+    pool
+        What the head sees.
+    temperature
+        What logits are divided by in use (Guo et al., arXiv 1706.04599, section 4.2).
+    threshold
+        The least probability of a call; None where no threshold made calls right often enough, and
+        every call is unsure.
+    """
+
+    classes: tuple[str, ...]
+    length: int
+    shortest: int
+    pool: Pool = "mean"
+    temperature: float = 1.0
+    threshold: float | None = None
+
+
+class Classifier(nn.Module):
+    """Tells classes apart.
+
+    Parameters
+    ----------
+    language
+        The model whose backbone reads; its own head is kept as it is, and not trained.
+    config
+        The classes.
+    """
+
+    def __init__(self, language: LanguageModel, config: ClassifierConfig) -> None:
+        super().__init__()
+        self.language = language
+        self.config = config
+        if not language.config.tie_embeddings:
+            language.lm_head.requires_grad_(False)
+        width = language.config.d_model * (2 if config.pool == "both" else 1)
+        self.head = nn.Linear(width, len(config.classes))
+        nn.init.normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    @property
+    def recompute(self) -> Recompute:
+        """As `LanguageModel.recompute`."""
+        return self.language.recompute
+
+    @recompute.setter
+    def recompute(self, what: Recompute) -> None:
+        self.language.recompute = what
+
+    def tokens(self, codes: Tensor) -> Tensor:
+        """As `LanguageModel.tokens`."""
+        return self.language.tokens(codes)
+
+    def nats(
+        self,
+        ids: Tensor,
+        targets: Tensor,
+        state: State | None = None,
+        *,
+        return_state: bool = False,
+    ) -> tuple[Tensor, None]:
+        """Score classes, as `LanguageModel.nats` scores bases.
+
+        Parameters
+        ----------
+        ids
+            (batch, length) int64 of whole windows.
+        targets
+            (batch, 1) int64, their classes.
+
+        Returns
+        -------
+        Minus the log-probability of each class in nats, (batch, 1) float32; there is no state.
+
+        Raises
+        ------
+        UsageError
+            For a state: a window's class cannot be told of a part of it.
+        """
+        if state is not None or return_state:
+            raise UsageError("a classifier reads windows whole: it has no state to carry")
+        logits = self.head_on(self.features(ids))
+        return functional.cross_entropy(logits, targets[:, 0], reduction="none")[:, None], None
+
+    def features(self, ids: Tensor) -> Tensor:
+        """Read one strand, (batch, length) ids; what the head sees, (batch, width) float32."""
+        one_way = not self.language.config.bidirectional
+        size = ids.shape[1]
+        if one_way and not torch.is_grad_enabled():
+            size = max(1, SEGMENT.get(ids.device.type, SEGMENT["cpu"]) // len(ids))
+        sums = []
+        state: State | None = None
+        parts = torch.split(ids, size, 1)
+        for part in parts:
+            stream, state = self.language.backbone.stream(part, state, return_state=len(parts) > 1)
+            if self.config.pool != "last":
+                sums.append(self._sum(stream))
+        last: Tensor = self.language.backbone.norm_f(stream[:, -1:])[:, 0].float()
+        if self.config.pool == "last":
+            return last
+        mean = torch.stack(sums).sum(0) / ids.shape[1]
+        return mean if self.config.pool == "mean" else torch.cat([last, mean], 1)
+
+    def _sum(self, stream: Tensor) -> Tensor:
+        """Sum normed hidden states over positions, a part at a time, and again in the backward."""
+
+        def normed_sum(part: Tensor) -> Tensor:
+            normed: Tensor = self.language.backbone.norm_f(part)
+            return normed.sum(1, dtype=torch.float32)
+
+        parts = torch.split(stream, max(1, SCORED // len(stream)), 1)
+        sums = [checkpoint(normed_sum, part, use_reentrant=False) for part in parts]
+        return torch.stack(sums).sum(0)
+
+    def head_on(self, features: Tensor) -> Tensor:
+        """Apply the head in fp32; (batch, classes)."""
+        with torch.autocast(features.device.type, enabled=False):
+            logits: Tensor = self.head(features)
+        return logits
+
+    def both_strands(self, ids: Tensor) -> Tensor:
+        """Return the mean of both strands' features, (batch, width) float32."""
+        here = self.features(ids)
+        return (here + self.features(reverse_complement(ids, self.language.complement))) / 2
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """Read both strands of (batch, length) ids; the mean of their logits, (batch, classes)."""
+        return self.head_on(self.both_strands(ids))
+
+    def probabilities(self, ids: Tensor) -> Tensor:
+        """Return calibrated probabilities of the classes, (batch, classes) float64.
+
+        Parameters
+        ----------
+        ids
+            (batch, length) int64.
+        """
+        return torch.softmax(self.logits(ids).double() / self.config.temperature, 1)
+
+
+def save_classifier(classifier: Classifier, folder: Path, card: str) -> None:
+    """Write a classifier into a folder; parameters and errors as in `pretrained.save`."""
+    pretrained.save(classifier.language, folder, card)
+    head = {
+        name: tensor.cpu().contiguous() for name, tensor in classifier.head.state_dict().items()
+    }
+    with atomic_path(folder / HEAD) as temporary:
+        temporary.write_bytes(to_safetensors(head, metadata={"format": "pt"}))
+    about = {"format": pretrained.FORMAT, **to_dict(classifier.config)}
+    write_text(folder / CONFIG, json.dumps(about, indent=2, sort_keys=True) + "\n")
+
+
+def is_classifier_folder(folder: Path) -> bool:
+    """Tell whether `folder` holds what `save_classifier` writes."""
+    return pretrained.is_model_folder(folder) and (folder / CONFIG).is_file()
+
+
+def load_classifier(folder: Path | str, device: torch.device | str = "cpu") -> Classifier:
+    """Read a classifier that `save_classifier` wrote, in eval mode.
+
+    Raises
+    ------
+    CheckpointError
+        As `pretrained.load`; and for a model that is no classifier, or whose head does not fit.
+    """
+    folder = Path(folder)
+    language = pretrained.load(folder, device)
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(
+            f"{folder}: a language model, and no classifier: fit one from it with "
+            f"dnamamba classify --species SHEET -m {folder}"
+        )
+    config = read_classifier_config(folder)
+    with torch.random.fork_rng(devices=[]):
+        classifier = Classifier(language, config)
+    path = folder / HEAD
+    try:
+        head = from_safetensors(path.read_bytes())
+        classifier.head.load_state_dict(head)
+    except OSError as error:
+        raise CheckpointError(str(describe_os_error(error, path))) from error
+    except (SafetensorError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path}: damaged, or not of this classifier; fit it again"
+        ) from error
+    return classifier.to(device).eval()
+
+
+def read_classifier_config(folder: Path) -> ClassifierConfig:
+    """Read the classifier.json of a folder.
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be read, or is of another format.
+    """
+    path = folder / CONFIG
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        version = values.pop("format", None)
+        if version != pretrained.FORMAT:
+            raise CheckpointError(
+                f"{path}: format is {version!r}, and this dnamamba reads {pretrained.FORMAT}; "
+                "pip install -U dnamamba"
+            )
+        return from_dict(ClassifierConfig, values, str(path))
+    except OSError as error:
+        raise CheckpointError(str(describe_os_error(error, path))) from error
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged: {error}") from error
+    except UsageError as error:
+        raise CheckpointError(str(error)) from error
