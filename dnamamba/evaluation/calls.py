@@ -135,6 +135,33 @@ class Calls:
         return float((np.abs(confidence - right) * count).sum() / count.sum())
 
 
+def temperature_for(calls: Calls) -> float:
+    """Find the temperature that gives calls the least log loss (Guo et al., section 4.2).
+
+    Parameters
+    ----------
+    calls
+        As for `threshold_for`, with probabilities at a temperature of 1.
+
+    Returns
+    -------
+    What to divide logits by, from 1/20 to 20.
+    """
+    from scipy.optimize import minimize_scalar
+
+    logs = np.log(np.maximum(calls.probabilities, np.finfo(float).tiny))
+
+    def loss(log_temperature: float) -> float:
+        scaled = logs / math.exp(log_temperature)
+        scaled = scaled - scaled.max(1, keepdims=True)
+        chosen = scaled[np.arange(len(scaled)), calls.labels]
+        return float((np.log(np.exp(scaled).sum(1)) - chosen).mean())
+
+    bound = math.log(20.0)
+    found = minimize_scalar(loss, bounds=(-bound, bound), method="bounded")
+    return math.exp(float(found.x))
+
+
 def threshold_for(calls: Calls, accuracy: float) -> float:
     """Find the least confidence from which on calls are right as often as asked for.
 
@@ -143,11 +170,12 @@ def threshold_for(calls: Calls, accuracy: float) -> float:
     calls
         On data that neither the model was trained on nor the result is reported for.
     accuracy
-        The share of calls at or above the threshold that is to be right, 0 to 1.
+        The share of calls at or above the threshold that is to be right, 0 up to 1.
 
     Returns
     -------
-    The confidence; infinite where no threshold reaches the accuracy: nothing can be called.
+    The confidence; infinite where no threshold reaches the accuracy on as many calls as can show it
+    (20 for 95 %): nothing can be called.
     """
     confidence = calls.probabilities.max(1)
     order = np.argsort(-confidence, kind="stable")
@@ -155,11 +183,13 @@ def threshold_for(calls: Calls, accuracy: float) -> float:
     sorted_confidence = confidence[order]
     # A threshold takes all calls of equal confidence, or none.
     last = np.append(sorted_confidence[1:] < sorted_confidence[:-1], True)
-    enough = np.flatnonzero(last & (right >= accuracy))
+    # Among fewer, no wrong call may be luck.
+    many = np.arange(1, len(order) + 1) * (1 - accuracy) >= 1 - 1e-9
+    enough = np.flatnonzero(last & many & (right >= accuracy))
     return float(sorted_confidence[enough[-1]]) if enough.size else math.inf
 
 
-def combine(probabilities: ArrayLike) -> NDArray[np.float64]:
+def combine(probabilities: ArrayLike, weights: ArrayLike | None = None) -> NDArray[np.float64]:
     """Combine the evidence of one record's windows: the mean log-probability, normalised.
 
     The mean, not the sum: neighbouring windows say much of the same, and a sum would be as sure of
@@ -169,11 +199,15 @@ def combine(probabilities: ArrayLike) -> NDArray[np.float64]:
     ----------
     probabilities
         (windows, classes).
+    weights
+        (windows,) what each counts, such as its bases; None counts all alike.
 
     Returns
     -------
     (classes,), summing to one.
     """
-    logs = np.log(np.maximum(np.asarray(probabilities, float), np.finfo(float).tiny)).mean(0)
-    weights = np.exp(logs - logs.max())
-    return np.asarray(weights / weights.sum())
+    logs = np.log(np.maximum(np.asarray(probabilities, float), np.finfo(float).tiny))
+    counts = None if weights is None else np.asarray(weights, float)
+    mean = np.average(logs, axis=0, weights=counts)
+    combined = np.exp(mean - mean.max())
+    return np.asarray(combined / combined.sum())

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 
-from dnamamba.alphabet import BASE, SOFT_MASK, Codes, N
+from dnamamba.alphabet import BASE, SOFT_MASK, Codes, N, reverse_complement
 
 KS: Final = tuple(range(3, 9))
 """Lengths of k-mers to choose from."""
@@ -71,17 +71,29 @@ def kmer_frequencies(codes: Codes, k: int) -> tuple[NDArray[np.int64], NDArray[n
     linear model sees Hellinger's distance. A k-mer and its reverse complement share a column; above
     `BUCKETS` columns they are hashed.
     """
-    bases = (codes & BASE).astype(np.int64)
-    windows = np.lib.stride_tricks.sliding_window_view(bases, k) if bases.size >= k else bases[:0]
-    whole = windows[(windows < N).all(-1)] if windows.size else np.zeros((0, k), np.int64)
-    powers = 4 ** np.arange(k, dtype=np.int64)
-    ahead, back = whole @ powers[::-1], (3 - whole) @ powers
-    column = np.minimum(ahead, back)
+    bases = np.asarray(codes & BASE, np.uint8)
+    ahead = _numbers(bases, k)
+    back = _numbers(reverse_complement(bases), k)[::-1]
+    whole = np.ones(ahead.size, bool)
+    for first in range(k):
+        whole &= bases[first : first + whole.size] < N
+    column = np.minimum(ahead, back)[whole]
     if 4**k > BUCKETS:
-        mixed = column.astype(np.uint64) * np.uint64(_MIX)
-        column = (mixed >> np.uint64(64 - (BUCKETS - 1).bit_length())).astype(np.int64)
-    columns, counts = np.unique(column, return_counts=True)
-    return columns, np.sqrt(counts / max(1, counts.sum()))
+        column = (column * np.uint64(_MIX)) >> np.uint64(64 - (BUCKETS - 1).bit_length())
+    counts = np.bincount(column.astype(np.intp))
+    columns = np.flatnonzero(counts)
+    return columns, np.sqrt(counts[columns] / max(1, column.size))
+
+
+def _numbers(bases: Codes, k: int) -> NDArray[np.integer[Any]]:
+    """Read each k-mer as a number of base 4, (length - k + 1,); those with an N mean nothing."""
+    # The narrowest type: a window's codes stay in the cache.
+    narrow = np.uint16 if k <= 8 else np.uint64
+    numbers: NDArray[np.integer[Any]] = np.zeros(max(0, bases.size - k + 1), narrow)
+    for first in range(k):
+        numbers <<= 2
+        numbers |= bases[first : first + numbers.size]
+    return numbers
 
 
 def features(name: str, windows: Iterable[Codes], k: int = 0) -> csr_matrix:

@@ -17,21 +17,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; lines of a kind differ in dashes.
-_BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
-_LEVELS: Final = ((_ORANGE, (0, (5, 2))), (_GREEN, (0, (1, 1))))
-_CHANCE: Final = 2.1
-"""A little above the bits per base of pure chance."""
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+_LEVELS: Final = ((ORANGE, (0, (5, 2))), (GREEN, (0, (1, 1))))
+_ABOVE: Final = 1.05
+"""The top of a loss curve, in times of what chance needs."""
 _RAW: Final[dict[str, Any]] = {"color": "0.8", "linewidth": 0.8}
 _SMOOTH: Final[dict[str, Any]] = {"color": "0.4", "linewidth": 1.3}
 
 
-def plot_run(folder: Path) -> list[Path]:
+def plot_run(folder: Path, unit: str = "base", chance: float = 2.0) -> list[Path]:
     """Draw loss.png and throughput.png of a run folder, finished or not.
 
     Parameters
     ----------
     folder
         Holds metrics.tsv, and baselines.tsv where the baselines are scored.
+    unit, chance
+        What bits are counted per, and how many of them chance needs.
 
     Returns
     -------
@@ -51,7 +53,8 @@ def plot_run(folder: Path) -> list[Path]:
         logger.info("no %s: matplotlib is missing; pip install 'dnamamba[plot]'", loss.name)
         return []
     drawn = [loss]
-    plot_loss(metrics, _best_baselines(folder / "baselines.tsv"), loss)
+    baselines = _best_baselines(folder / "baselines.tsv")
+    plot_loss(metrics, baselines, loss, unit=unit, chance=chance)
     if any(metrics.get("bases_per_second", ())):
         plot_throughput(metrics, throughput)
         drawn.append(throughput)
@@ -69,9 +72,14 @@ def _best_baselines(path: Path) -> dict[str, float]:
 
 
 def plot_loss(
-    metrics: Mapping[str, Sequence[str]], baselines: Mapping[str, float], path: Path
+    metrics: Mapping[str, Sequence[str]],
+    baselines: Mapping[str, float],
+    path: Path,
+    *,
+    unit: str = "base",
+    chance: float = 2.0,
 ) -> None:
-    """Draw training and held-out bits per base over the bases read, above the baselines.
+    """Draw training and held-out bits over the bases read, above the baselines.
 
     Parameters
     ----------
@@ -81,22 +89,24 @@ def plot_loss(
         Name to held-out bits per base, each a level line; two at most.
     path
         The PNG, written atomically.
+    unit, chance
+        As for `plot_run`.
     """
-    figure = _figure(4.5)
+    figure = new_figure(4.5)
     axes = figure.add_subplot()
     bases, (bits,) = _columns(metrics, "train_bits")
     axes.plot(bases, bits, **_RAW)
     axes.plot(bases, _smooth(bits), **_SMOOTH, label="training")
     bases, (middle, low, high) = _columns(metrics, "valid_bits", "valid_low", "valid_high")
-    axes.fill_between(bases, low, high, color=_BLUE, alpha=0.2, linewidth=0)
-    axes.plot(bases, middle, color=_BLUE, marker=".", label="held out")
+    axes.fill_between(bases, low, high, color=BLUE, alpha=0.2, linewidth=0)
+    axes.plot(bases, middle, color=BLUE, marker=".", label="held out")
     for (name, level), (color, dashes) in zip(baselines.items(), _LEVELS, strict=False):
         axes.axhline(level, color=color, linestyle=dashes, linewidth=1.2, label=name)
-    axes.set_ylabel("bits per base")
+    axes.set_ylabel(f"bits per {unit}")
     top = axes.get_ylim()[1]
     bottom = min([*bits, *low[~np.isnan(low)], *baselines.values()])
-    if bottom < _CHANCE:  # the first steps, far above, would flatten all that follows
-        top = min(_CHANCE, top)
+    if bottom < _ABOVE * chance:  # the first steps, far above, would flatten all that follows
+        top = min(_ABOVE * chance, top)
     axes.set_ylim(bottom - 0.05 * (top - bottom), top)
     axes.legend(frameon=False)
     _finish(figure, axes, path)
@@ -112,7 +122,7 @@ def plot_throughput(metrics: Mapping[str, Sequence[str]], path: Path) -> None:
     path
         The PNG, written atomically.
     """
-    figure = _figure(4.5)
+    figure = new_figure(4.5)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     bases, (rate, waited) = _columns(metrics, "bases_per_second", "wait_share")
     above.plot(bases, rate, **_RAW)
@@ -121,8 +131,8 @@ def plot_throughput(metrics: Mapping[str, Sequence[str]], path: Path) -> None:
     above.yaxis.set_major_formatter(_engineering())
     above.set_ylim(bottom=0)
     below.plot(bases, 100 * waited, **_RAW)
-    below.plot(bases, 100 * _smooth(waited), color=_BLUE, linewidth=1.3)
-    below.axhline(2, color=_ORANGE, linestyle=_LEVELS[0][1], linewidth=1.2)
+    below.plot(bases, 100 * _smooth(waited), color=BLUE, linewidth=1.3)
+    below.axhline(2, color=ORANGE, linestyle=_LEVELS[0][1], linewidth=1.2)
     below.set_ylabel("waiting for\nthe feeder (%)")
     below.set_ylim(0, max(4.0, 1.1 * 100 * float(waited.max())))
     _finish(figure, below, path)
@@ -138,14 +148,14 @@ def plot_scaling(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     path
         The PNG, written atomically.
     """
-    figure = _figure(4.0)
+    figure = new_figure(4.0)
     panels = figure.subplots(1, 2)
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["step_ms"]:
             mode = f", {row['recompute']}" if row["path"] != "attention" else " alone"
             lines.setdefault(f"{row['path']}{mode}", []).append(row)
-    markers = (("o", _BLUE), ("s", _ORANGE), ("^", _GREEN), ("D", "0.4"))
+    markers = (("o", BLUE), ("s", ORANGE), ("^", GREEN), ("D", "0.4"))
     for (name, line), (marker, color) in zip(lines.items(), itertools.cycle(markers), strict=False):
         lengths = [row["length"] for row in line]
         for axes, column in zip(panels, ("step_ms", "peak_gib"), strict=True):
@@ -157,14 +167,20 @@ def plot_scaling(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.set_xlabel("bases of a window")
         axes.set_ylabel(label)
     panels[0].legend(frameon=False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    save_png(figure, path)
 
 
-def _figure(height: float) -> "Figure":
+def new_figure(height: float, width: float = 7.0) -> "Figure":
+    """Begin a figure of so many inches, 120 pixels each."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(7.0, height), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_png(figure: "Figure", path: Path) -> None:
+    """Write a figure as PNG, atomically."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 def _engineering() -> Any:
@@ -177,8 +193,7 @@ def _finish(figure: "Figure", lowest: "Axes", path: Path) -> None:
     """Label the axis that all plots share, and write the PNG."""
     lowest.set_xlabel("bases read")
     lowest.xaxis.set_major_formatter(_engineering())
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    save_png(figure, path)
 
 
 def _columns(

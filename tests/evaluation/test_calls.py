@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import confusion_matrix, f1_score, log_loss
 
 from dnamamba.errors import UsageError
-from dnamamba.evaluation.calls import Calls, combine, threshold_for
+from dnamamba.evaluation.calls import Calls, combine, temperature_for, threshold_for
 
 
 def drawn(windows: int = 300, seed: int = 0, skill: float = 1.0) -> Calls:
@@ -72,14 +72,36 @@ def test_reliability() -> None:
 
 
 def test_threshold() -> None:
-    calls = given([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.7, 0.3], [0.6, 0.4]], [0, 1, 0, 0, 0])
-    assert threshold_for(calls, 1.0) == 0.8
+    sure = [[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.7, 0.3], [0.6, 0.4]]
+    calls = given(sure, [0, 1, 0, 0, 0])
     assert threshold_for(calls, 0.8) == 0.6
     assert threshold_for(calls, 0.75) == 0.6
+    assert threshold_for(calls, 0.5) == 0.6
     assert threshold_for(given([[0.9, 0.1]], [1]), 0.5) == math.inf
     tied = given([[0.9, 0.1], [0.9, 0.1]], [0, 1])
-    assert threshold_for(tied, 1.0) == math.inf
     assert threshold_for(tied, 0.5) == 0.9
+    assert threshold_for(given(sure[:3], [0, 1, 0]), 0.5) == 0.7
+
+
+def test_a_threshold_needs_as_many_calls_as_can_show_it() -> None:
+    right = [[0.9, 0.1]]
+    assert threshold_for(given(right * 19, [0] * 19), 0.95) == math.inf
+    assert threshold_for(given(right * 20, [0] * 20), 0.95) == 0.9
+    assert threshold_for(given(right * 1000, [0] * 1000), 1.0) == math.inf
+
+
+def test_temperature_is_found() -> None:
+    """Logits drawn at one temperature and told at another are brought back to it."""
+    calls = drawn(windows=20_000, skill=2.0)
+    logits = np.log(calls.probabilities)
+    truth = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    random = np.random.default_rng(1)
+    labels = (truth.cumsum(1) < random.random((len(truth), 1))).sum(1)
+    for temperature in (0.5, 1.0, 3.0):
+        told = np.exp(logits * temperature)
+        told /= told.sum(1, keepdims=True)
+        found = temperature_for(Calls(calls.classes, told, labels, calls.loci))
+        assert found == pytest.approx(temperature, rel=0.05)
 
 
 def test_evidence_is_combined() -> None:
@@ -87,6 +109,14 @@ def test_evidence_is_combined() -> None:
     np.testing.assert_allclose(combine(rows), [0.6, 0.4])
     np.testing.assert_allclose(combine([[0.8, 0.2], [0.2, 0.8]]), [0.5, 0.5])
     assert combine([[1.0, 0.0], [0.0, 1.0]]).tolist() == [0.5, 0.5]
+
+
+def test_evidence_is_weighted_by_bases() -> None:
+    """A window of three times the bases counts as three windows."""
+    weighted = combine([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]], [300, 100])
+    np.testing.assert_allclose(weighted, combine([[0.7, 0.2, 0.1]] * 3 + [[0.1, 0.3, 0.6]]))
+    assert weighted.argmax() == 0
+    np.testing.assert_allclose(combine([[0.9, 0.1], [0.5, 0.5]], [5, 0]), [0.9, 0.1])
 
 
 def test_shapes_are_checked() -> None:

@@ -1,3 +1,4 @@
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -65,6 +66,32 @@ def test_long_kmers_are_hashed() -> None:
     assert columns.max() < BUCKETS
     assert len(columns) > 4500
     assert np.square(shares).sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("k", [9, 12, 31])
+def test_the_hash_is_fibonaccis(k: int) -> None:
+    """The upper 16 bits of the canonical k-mer's number times 2^64 over the golden ratio."""
+    window = np.random.default_rng(0).integers(0, 5, 3000).astype(np.uint8)
+    window[::2] %= 4
+    window[500:600] %= 4
+    text = "".join(map(str, window))
+    wanted = set()
+    for start in range(len(text) - k + 1):
+        word = text[start : start + k]
+        if "4" not in word:
+            back = word.translate(str.maketrans("0123", "3210"))[::-1]
+            wanted.add((int(min(word, back), 4) * 0x9E3779B97F4A7C15) % 2**64 >> 48)
+    assert kmer_frequencies(window, k)[0].tolist() == sorted(wanted)
+    assert len(wanted) > 60
+
+
+def test_a_megabase_takes_tens_of_megabytes() -> None:
+    window = np.random.default_rng(0).integers(0, 4, 2**20).astype(np.uint8)
+    tracemalloc.start()
+    kmer_frequencies(window, 8)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 32 * window.size
 
 
 def test_short_and_empty_windows_have_no_kmers() -> None:

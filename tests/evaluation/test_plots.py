@@ -75,7 +75,7 @@ def test_the_levels_are_the_simplest_and_the_best(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = {}
-    monkeypatch.setattr(plots, "plot_loss", lambda metrics, levels, path: seen.update(levels))
+    monkeypatch.setattr(plots, "plot_loss", lambda metrics, levels, path, **_: seen.update(levels))
     monkeypatch.setattr(plots, "plot_throughput", lambda metrics, path: None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     plot_run(run)
