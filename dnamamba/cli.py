@@ -13,6 +13,7 @@ from dnamamba.pipelines.group import LazyGroup
 
 VERBS = {
     "pretrain": "Pretrain a Mamba model on genomes.",
+    "classify": "Tell species apart: fit a classifier, or call sequences with one.",
     "fetch": "Fetch reference genomes, verified and ready to index.",
     "index": "Tokenise genomes once into memory-mapped stores.",
     "split": "Cut genomes into training and held-out regions, and audit the cut.",

@@ -1,0 +1,295 @@
+"""Fitting a classifier from the command line, on genomes that a linear model can tell apart."""
+
+import json
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from dnamamba import cli
+from dnamamba.models.backbone import ModelConfig
+from dnamamba.models.classifier import (
+    Classifier,
+    load_classifier,
+    read_classifier_config,
+)
+from dnamamba.models.heads import LanguageModel
+from dnamamba.models.pretrained import model_card, save
+from dnamamba.pipelines import classify_run
+from tests.pipelines.runs import one_line, table, without_times
+
+STEPS = 6
+
+
+@pytest.fixture(scope="session")
+def sheet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three species of different composition, in twelve homologous records each."""
+    folder = tmp_path_factory.mktemp("species")
+    lines = ["species,fasta"]
+    for number, (name, weights) in enumerate(
+        {"ape": [3, 1, 1, 3], "bear": [1, 3, 3, 1], "cow": [1, 1, 1, 1]}.items()
+    ):
+        rng = random.Random(number)
+        with (folder / f"{name}.fa").open("w") as handle:
+            for i in range(12):
+                bases = "".join(rng.choices("ACGT", weights, k=1000))
+                handle.write(
+                    f">{name}{i} own:1-1000 ref:{1000 * i + 1}-{1000 * i + 1000}\n{bases}\n"
+                )
+        lines.append(f"{name},{name}.fa")
+    path = folder / "three.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small language model that nothing has trained."""
+    torch.manual_seed(0)
+    model = LanguageModel(ModelConfig(d_model=16, n_layer=2))
+    folder = tmp_path_factory.mktemp("models") / "small"
+    save(model, folder, model_card(model, name="small", data=[], metrics={}))
+    return folder
+
+
+def arguments(sheet: Path, backbone: Path, output: Path, *more: str) -> list[str]:
+    return [
+        *("classify", "--species", str(sheet), "-m", str(backbone), "-o", str(output)),
+        *("--length", "128", "--batch", "6", "--steps", str(STEPS), "--lr", "0.01"),
+        *("--folds", "4", "--validate-every", "2", "--checkpoint-every", "2"),
+        *("--device", "cpu", "-t", "1", *more),
+    ]
+
+
+@pytest.fixture(scope="session")
+def fitted(sheet: Path, backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("runs") / "fitted"
+    assert cli.run(arguments(sheet, backbone, output)) == 0
+    return output
+
+
+def weights(run: Path) -> bytes:
+    return (run / "model.safetensors").read_bytes() + (run / "classifier.safetensors").read_bytes()
+
+
+def test_a_fit_leaves_a_model_and_a_report(fitted: Path) -> None:
+    for name in ("config.json", "README.md", "run.json", "config.toml", "metrics.tsv"):
+        assert (fitted / name).is_file(), name
+    config = read_classifier_config(fitted)
+    assert config.classes == ("ape", "bear", "cow")
+    assert (config.length, config.shortest, config.pool) == (128, 128, "mean")
+    rows = table((fitted / "results.tsv").read_text())
+    assert [row["name"] for row in rows] == [
+        "the model",
+        "base composition",
+        "N and gaps",
+        "soft masking",
+        "k-mers",
+    ]
+    accuracies = {row["name"]: float(row["accuracy"]) for row in rows}
+    assert accuracies["base composition"] > 0.9, "the data are made so"
+    assert accuracies["N and gaps"] == pytest.approx(1 / 3), "there are none"
+    calls = table((fitted / "calls.tsv").read_text())
+    assert len(calls) == int(rows[0]["windows"]) == 3 * (3000 // 128)
+    right = sum(int(row["right"]) for row in calls) / len(calls)
+    assert right == pytest.approx(accuracies["the model"], rel=1e-5)
+    assert all(row["place"].startswith("ref:") for row in calls)
+    page = (fitted / "report.html").read_text()
+    assert "base composition" in page
+    assert "so it has not shown" in page.split("</p>")[0], "the first line says who wins"
+
+
+def test_the_model_kept_is_the_best_on_the_valid_side(
+    sheet: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a rate that destroys what was learnt the last step is not the best."""
+    output, saved = tmp_path / "wild", []
+    save_classifier = classify_run.save_classifier
+
+    def saving(classifier: Classifier, folder: Path, card: str) -> None:
+        saved.append(classifier.head.weight.detach().clone())
+        save_classifier(classifier, folder, card)
+
+    monkeypatch.setattr(classify_run, "save_classifier", saving)
+    wild = arguments(sheet, backbone, output, "--validate-every", "1")
+    wild[wild.index("--lr") + 1] = "0.5"
+    assert cli.run(wild) == 0
+    rows = table((output / "metrics.tsv").read_text())
+    bits = [float(row["valid_bits"]) for row in rows if row["valid_bits"]]
+    assert min(bits) < bits[-1], "the case that is meant"
+    best = [number for number, value in enumerate(bits) if value < min([*bits[:number], 99.0])]
+    *kept, last = saved
+    assert len(kept) == len(best), "one for each record"
+    assert torch.equal(last, kept[-1]), "the record is what is calibrated, tested and left"
+    assert torch.equal(load_classifier(output).head.weight, last)
+
+
+def test_the_same_command_gives_the_same_model(
+    sheet: Path, backbone: Path, fitted: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "again"
+    assert cli.run(arguments(sheet, backbone, again)) == 0
+    assert weights(again) == weights(fitted)
+    assert (again / "calls.tsv").read_bytes() == (fitted / "calls.tsv").read_bytes()
+
+
+def test_a_stopped_fit_goes_on_as_if_never_stopped(
+    sheet: Path,
+    backbone: Path,
+    fitted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output, feed = tmp_path / "stopped", classify_run.feed
+
+    def stopping(windows: object, steps: range, *rest: object, **more: object) -> object:
+        for at, codes in zip(steps, feed(windows, steps, *rest, **more), strict=True):  # type: ignore[arg-type]
+            yield codes
+            if at == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(classify_run, "feed", stopping)
+        assert cli.run(arguments(sheet, backbone, output)) == 0
+    assert not (output / "results.tsv").exists()
+    assert cli.run(arguments(sheet, backbone, output, "--resume")) == 0
+    assert weights(output) == weights(fitted)
+    assert without_times(output / "metrics.tsv") == without_times(fitted / "metrics.tsv")
+    assert (output / "calls.tsv").read_bytes() == (fitted / "calls.tsv").read_bytes()
+    assert cli.run(arguments(sheet, backbone, output, "--resume")) == 0
+    assert "is finished" in capsys.readouterr().err
+
+
+def test_a_frozen_backbone_stays_as_it_is(sheet: Path, backbone: Path, tmp_path: Path) -> None:
+    output = tmp_path / "probe"
+    assert cli.run(arguments(sheet, backbone, output, "--freeze", "--head", "both")) == 0
+    assert (output / "model.safetensors").read_bytes() == (
+        backbone / "model.safetensors"
+    ).read_bytes()
+    model, *_ = table((output / "results.tsv").read_text())
+    assert float(model["accuracy"]) > 0.8, "composition shows in random features"
+    assert not (output / "metrics.tsv").exists()
+
+
+def test_two_species_have_a_probe_too(sheet: Path, backbone: Path, tmp_path: Path) -> None:
+    two = sheet.parent / "two.csv"
+    two.write_text("\n".join(sheet.read_text().splitlines()[:3]) + "\n")
+    output = tmp_path / "two"
+    assert cli.run(arguments(two, backbone, output, "--freeze")) == 0
+    model, *_ = table((output / "results.tsv").read_text())
+    assert float(model["accuracy"]) > 0.9
+
+
+def test_from_scratch_with_a_warm_up(sheet: Path, tmp_path: Path) -> None:
+    output = tmp_path / "scratch"
+    code = cli.run(
+        [
+            *("classify", "--species", str(sheet), "-o", str(output), "--length", "64"),
+            *("--length-warmup", "16", "--steps", "6", "--batch", "2", "--head", "last"),
+            *("--preset", "250k", "--device", "cpu", "-t", "1", "--test-windows", "4"),
+        ]
+    )
+    assert code == 0
+    rows = table((output / "metrics.tsv").read_text())
+    bases = [int(row["bases"]) for row in rows if row["train_bits"]]
+    assert bases == [128 * step for step in range(1, 7)]
+
+
+def test_a_fitted_run_calls(fitted: Path, sheet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["classify", "-m", str(fitted), str(sheet.parent / "bear.fa"), "-q"]
+    assert cli.run([*command, "--device", "cpu", "-t", "1"]) == 0
+    rows = table(capsys.readouterr().out)
+    assert [row["record"] for row in rows] == [f"bear{i}" for i in range(12)]
+    assert {row["species"] for row in rows} <= {"ape", "bear", "cow", "unsure"}
+    assert all(row["bases"] == str(7 * 128) for row in rows), "the rest is too short"
+
+
+def test_the_record_of_a_run(fitted: Path, sheet: Path, backbone: Path) -> None:
+    record = json.loads((fitted / "run.json").read_text())
+    assert record["verb"] == "classify"
+    assert record["config"]["steps"] == STEPS
+    assert [Path(entry["path"]).name for entry in record["inputs"]] == [
+        "ape.fa",
+        "bear.fa",
+        "cow.fa",
+        "three.csv",
+        "small",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["classify"], "give --species SHEET to fit"),
+        (["classify", "{fasta}"], "-m RUN: the folder of a fitted classifier is wanted"),
+        (["classify", "-m", "{backbone}", "{fasta}"], "a language model, and no classifier"),
+        (["classify", "-m", "{fitted}", "{fasta}", "--steps", "3"], "--steps: for a fit"),
+        (["classify", "--species", "{sheet}", "{fasta}"], "give one of them"),
+        (
+            ["classify", "-m", "{fitted}", "{fasta}", "--length", "256"],
+            "was fitted on windows of up to 128 bases",
+        ),
+        (
+            ["classify", "--species", "{sheet}", "-o", "{out}", "--length", "100000"],
+            "--length 100000: the longest stretch that every species has on every side",
+        ),
+        (
+            ["classify", "--species", "{sheet}", "-o", "{out}", "-m", "{out}"],
+            "no such",
+        ),
+        (["classify", "--species", "{out}"], "no such file"),
+        (
+            ["classify", "--species", "{sheet}", "-o", "{fitted}"],
+            "exists; --resume goes on with it",
+        ),
+        (
+            ["classify", "--species", "{sheet}", "-o", "{fitted}", "--resume", "--lr", "0.5"],
+            "was started with",
+        ),
+    ],
+)
+def test_bad_input_is_one_line(
+    command: list[str],
+    message: str,
+    fitted: Path,
+    sheet: Path,
+    backbone: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = {
+        "fasta": sheet.parent / "bear.fa",
+        "backbone": backbone,
+        "fitted": fitted,
+        "sheet": sheet,
+        "out": tmp_path / "nothing",
+    }
+    assert cli.run([word.format(**places) for word in command]) in (1, 2)
+    assert message in one_line(capsys)
+
+
+def test_the_same_sequence_on_both_sides(
+    sheet: Path,
+    backbone: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each species once for training and once more for testing."""
+    header, *lines = sheet.read_text().splitlines()
+    both = sheet.parent / "both.csv"
+    rows = [f"{line},{side}" for line in lines for side in ("train", "test")]
+    for name in ("ape", "bear", "cow"):
+        text = (sheet.parent / f"{name}.fa").read_text()
+        plain = "\n".join(line.split()[0] for line in text.splitlines())
+        (sheet.parent / f"{name}_plain.fa").write_text(plain + "\n")
+    plain_rows = "\n".join(row.replace(".fa,", "_plain.fa,") for row in rows)
+    both.write_text(f"{header},split\n{plain_rows}\n")
+    command = arguments(both, backbone, tmp_path / "both")
+    assert cli.run(command) == 1
+    assert "test windows are found on the training side" in one_line(capsys)
+    assert not (tmp_path / "both").exists()
+    assert cli.run([*command, "--allow-overlap", "--steps", "1"]) == 0
