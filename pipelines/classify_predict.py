@@ -17,7 +17,12 @@ from dnamamba.errors import DnamambaError, UsageError
 from dnamamba.evaluation.calls import combine
 from dnamamba.inference.classify import BATCH_BASES, classify_windows, cut
 from dnamamba.log import logger, progress
-from dnamamba.models.classifier import Classifier, ClassifierConfig, load_classifier
+from dnamamba.models.classifier import (
+    Classifier,
+    ClassifierConfig,
+    is_classifier_folder,
+    load_classifier,
+)
 from dnamamba.pipelines.table import Cell
 from dnamamba.training.loop import autocast_to
 
@@ -81,6 +86,8 @@ def predict(
     DnamambaError
         As the rows are read: where the device is out of memory.
     """
+    if not is_classifier_folder(run) and is_classifier_folder(run / "fold-1"):
+        raise UsageError(f"{run}: is a cross-validation; call with one of its models: {run}/fold-1")
     classifier = load_classifier(run, device)
     config = classifier.config
     length = config.length if length is None else length

@@ -2,7 +2,7 @@
 
 import importlib.util
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +31,7 @@ from dnamamba.evaluation.contest import (
     write_calls,
     write_contests,
 )
+from dnamamba.evaluation.contest_file import load_contests, save_contests
 from dnamamba.evaluation.controls import CONTROLS, tune_control
 from dnamamba.evaluation.page import write_page
 from dnamamba.evaluation.plots import plot_run
@@ -43,6 +44,7 @@ from dnamamba.pipelines.table import print_table
 RESULTS: Final = "results.tsv"
 """Its presence says that the run is finished."""
 CALLS: Final = "calls.tsv"
+CONTESTS: Final = "contests.npz"
 PAGE: Final = "report.html"
 MODEL: Final = "the model"
 CONTROL_WINDOWS: Final = 4000
@@ -98,14 +100,13 @@ def _read_all(species: Tracks, windows: Sequence[LabelledWindow]) -> list[Codes]
     return [read(species, window).numpy() for window in windows]
 
 
-def write_report(
+def finish(
     fit: Fit, contests: Sequence[Contest], places: Sequence[Place], overlap: Overlap
 ) -> None:
-    """Write the finished classifier, its tables, plots and page, and print the table."""
-    folder, contest = fit.folder, contests[-1]
-    table = rows(contests, MODEL)
-    says = verdict(contests, MODEL)
+    """Leave the finished classifier, its tables, plots and page."""
+    contest = contests[-1]
     accuracy, low, high = contest.model.accuracy
+    best = contest.controls[contest.best].accuracy.estimate
     save(
         fit,
         {
@@ -113,33 +114,54 @@ def write_report(
             "accuracy, low": low,
             "accuracy, high": high,
             "macro F1": contest.model.macro_f1,
-            f"accuracy of {contest.best}, the best control": contest.controls[
-                contest.best
-            ].accuracy.estimate,
+            f"accuracy of {contest.best}, the best control": best,
         },
     )
+    save_contests(fit.folder / CONTESTS, contests, places)
+    write_report(fit.folder, contests, places, _facts(fit, contest, overlap), _notes(fit, contest))
+
+
+def write_report(
+    folder: Path,
+    contests: Sequence[Contest],
+    places: Sequence[Place],
+    facts: Mapping[str, str],
+    notes: Sequence[str],
+) -> None:
+    """Write calls, plots, the page and, as it says that all is done, the results.
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    contests, places
+        As `run_contests` gives them.
+    facts, notes
+        For the page.
+    """
+    contest = contests[-1]
+    table = rows(contests, MODEL)
     write_calls(folder / CALLS, contest, places)
-    images = _plots(folder, contest, table)
+    trained = [METRICS] if (folder / METRICS).exists() else []  # a probe is not
     write_page(
         folder / PAGE,
-        title=f"Telling {', '.join(fit.sides.species)} apart",
-        verdict=says,
-        facts=_facts(fit, contest, overlap),
+        title=f"Telling {', '.join(contest.model.classes)} apart",
+        verdict=verdict(contests, MODEL),
+        facts=facts,
         table=table,
-        images=images,
-        notes=_notes(fit, contest),
-        files=[
-            RESULTS,
-            CALLS,
-            *([METRICS] if not fit.config.freeze else []),
-            "config.toml",
-            "run.json",
-        ],
+        images=_plots(folder, contest, table),
+        notes=notes,
+        files=[RESULTS, CALLS, *trained, "config.toml", "run.json"],
     )
     write_contests(folder / RESULTS, table)
-    print_table(COLUMNS, [_cells(row) for row in table])
-    logger.info(says)
-    logger.info("the report is %s; dnamamba classify -m %s FASTA calls", folder / PAGE, folder)
+
+
+def show(folder: Path) -> None:
+    """Print the table of a finished run, and say what came of it."""
+    contests, _ = load_contests(folder / CONTESTS)
+    print_table(COLUMNS, [_cells(row) for row in rows(contests, MODEL)])
+    logger.info(verdict(contests, MODEL))
+    logger.info("the report is %s", folder / PAGE)
 
 
 def _cells(row: Row) -> list[str | int | float]:

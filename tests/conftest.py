@@ -1,11 +1,14 @@
 """What tests share: where real data lies, the bundled samples, and small FASTA files."""
 
+import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import torch
+
+from dnamamba.log import logger
 
 # Without a GPU, Triton's kernels are tested in its interpreter, which this asks for before a kernel
 # is defined.
@@ -46,3 +49,23 @@ def cuda() -> torch.device:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     return torch.device("cuda")
+
+
+class _Collector(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+@pytest.fixture
+def messages() -> Iterator[list[str]]:
+    """What is logged, from details on; it grows as the test goes."""
+    collector, level = _Collector(), logger.level
+    logger.addHandler(collector)
+    logger.setLevel(logging.DEBUG)
+    yield collector.messages
+    logger.removeHandler(collector)
+    logger.setLevel(level)

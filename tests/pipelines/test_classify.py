@@ -164,6 +164,33 @@ def test_a_stopped_fit_goes_on_as_if_never_stopped(
     assert "is finished" in capsys.readouterr().err
 
 
+def test_every_fold_in_turn(
+    sheet: Path, backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "folds"
+    command = arguments(sheet, backbone, output, "--cross-validate", "--freeze")
+    assert cli.run(command) == 0
+    shown = table(capsys.readouterr().out)
+    folds = [table((output / f"fold-{fold}" / "results.tsv").read_text()) for fold in range(1, 5)]
+    pooled = table((output / "results.tsv").read_text())
+    assert [row["name"] for row in pooled] == [row["name"] for row in shown]
+    for row, *parts in zip(pooled, *folds, strict=True):
+        assert int(row["windows"]) == sum(int(part["windows"]) for part in parts)
+        assert int(row["loci"]) == sum(int(part["loci"]) for part in parts)
+        mean = sum(float(part["accuracy"]) * int(part["windows"]) for part in parts)
+        assert float(row["accuracy"]) == pytest.approx(mean / int(row["windows"]), rel=1e-5)
+    calls = table((output / "calls.tsv").read_text())
+    places = {row["place"] for row in calls if row["species"] == "ape"}
+    assert len(places) == 4 * (3000 // 128), "no locus is tested twice"
+    assert "fold-1" not in (output / "report.html").read_text()
+    assert cli.run(["classify", "-m", str(output), str(sheet.parent / "bear.fa")]) == 2
+    assert "is a cross-validation; call with one of its models" in capsys.readouterr().err
+    (output / "results.tsv").unlink()
+    (output / "fold-3" / "results.tsv").unlink()
+    assert cli.run([*command, "--resume"]) == 0
+    assert table((output / "results.tsv").read_text()) == pooled
+
+
 def test_a_frozen_backbone_stays_as_it_is(sheet: Path, backbone: Path, tmp_path: Path) -> None:
     output = tmp_path / "probe"
     assert cli.run(arguments(sheet, backbone, output, "--freeze", "--head", "both")) == 0
@@ -242,6 +269,10 @@ def test_the_record_of_a_run(fitted: Path, sheet: Path, backbone: Path) -> None:
             "no such",
         ),
         (["classify", "--species", "{out}"], "no such file"),
+        (
+            ["classify", "--species", "{sheet}", "--cross-validate", "--fold", "2"],
+            "--cross-validate tests every fold in turn",
+        ),
         (
             ["classify", "--species", "{sheet}", "-o", "{fitted}"],
             "exists; --resume goes on with it",
