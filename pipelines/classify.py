@@ -21,7 +21,8 @@ from dnamamba.pipelines.classify_config import ClassifyConfig
 from dnamamba.pipelines.classify_fit import fit
 from dnamamba.pipelines.classify_folds import cross_validate
 from dnamamba.pipelines.classify_predict import Per, predict
-from dnamamba.pipelines.classify_report import RESULTS, show
+from dnamamba.pipelines.classify_report import show
+from dnamamba.pipelines.fitting import RESULTS
 from dnamamba.pipelines.numbers import Count
 from dnamamba.pipelines.table import print_table
 

@@ -28,8 +28,9 @@ from dnamamba.pipelines.classify_config import (
     steps_of,
 )
 from dnamamba.pipelines.classify_data import Sides, choose_sides, open_sheet
-from dnamamba.pipelines.classify_report import RESULTS, finish, run_contests
+from dnamamba.pipelines.classify_report import finish, run_contests
 from dnamamba.pipelines.classify_run import MAY_CHANGE, Fit, calibrate, probe, train
+from dnamamba.pipelines.fitting import RESULTS
 from dnamamba.pipelines.resume import (
     describe_inputs,
     read_record,

@@ -15,7 +15,8 @@ from dnamamba.log import logger, write_run_record
 from dnamamba.pipelines import options
 from dnamamba.pipelines.classify_config import ClassifyConfig, require_sound
 from dnamamba.pipelines.classify_fit import fit
-from dnamamba.pipelines.classify_report import CONTESTS, RESULTS, write_report
+from dnamamba.pipelines.classify_report import CONTESTS, write_report
+from dnamamba.pipelines.fitting import RESULTS
 from dnamamba.pipelines.resume import read_record
 
 

@@ -38,14 +38,12 @@ from dnamamba.evaluation.plots import plot_run
 from dnamamba.evaluation.plots_calls import plot_confusion, plot_contexts, plot_reliability
 from dnamamba.log import logger, progress
 from dnamamba.pipelines.classify_config import contexts_of
-from dnamamba.pipelines.classify_run import METRICS, Fit, calls_of, save
+from dnamamba.pipelines.classify_run import Fit, calls_of, save
+from dnamamba.pipelines.fitting import METRICS, PAGE, RESULTS
 from dnamamba.pipelines.table import print_table
 
-RESULTS: Final = "results.tsv"
-"""Its presence says that the run is finished."""
 CALLS: Final = "calls.tsv"
 CONTESTS: Final = "contests.npz"
-PAGE: Final = "report.html"
 MODEL: Final = "the model"
 CONTROL_WINDOWS: Final = 4000
 """Windows that a control is fitted on, at most."""

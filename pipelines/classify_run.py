@@ -32,7 +32,7 @@ from dnamamba.models import pretrained
 from dnamamba.models.classifier import Classifier, load_classifier, save_classifier
 from dnamamba.pipelines.classify_config import ClassifyConfig, stages_of
 from dnamamba.pipelines.classify_data import Sides
-from dnamamba.pipelines.fitting import fit_job, say_stopped
+from dnamamba.pipelines.fitting import METRICS, fit_job, say_stopped
 from dnamamba.pipelines.resume import flatten
 from dnamamba.processes import ALONE, Processes
 from dnamamba.training.loop import LoopConfig, autocast_to
@@ -43,7 +43,6 @@ from dnamamba.training.rollback import Checkpoints
 from dnamamba.training.signals import Interruption, StopRequest, stop_on_signal
 from dnamamba.training.stages import Stage
 
-METRICS: Final = "metrics.tsv"
 MAY_CHANGE: Final = frozenset(
     {
         "micro_batch",

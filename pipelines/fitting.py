@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +25,11 @@ from dnamamba.training.optimizer import OptimizerConfig
 from dnamamba.training.parallel import Trained
 from dnamamba.training.rollback import ROLLBACKS, Checkpoints
 from dnamamba.training.signals import StopRequest
+
+METRICS: Final = "metrics.tsv"
+RESULTS: Final = "results.tsv"
+"""Its presence says that a run is finished."""
+PAGE: Final = "report.html"
 
 
 class Job(Protocol):

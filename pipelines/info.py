@@ -1,6 +1,7 @@
 """`dnamamba info`: what a genome, a model, a run or this installation is; a run's curves."""
 
 import json
+import math
 import platform
 import shlex
 from collections import Counter
@@ -23,13 +24,13 @@ from dnamamba.evaluation.plots import plot_run
 from dnamamba.kernels.dispatch import choose_scan_backend
 from dnamamba.log import logger, read_metrics
 from dnamamba.models.backbone import Objective, Symmetry
+from dnamamba.models.classifier import is_classifier_folder, read_classifier_config
 from dnamamba.models.heads import LanguageModel
 from dnamamba.models.presets import preset, preset_name
 from dnamamba.models.pretrained import CONFIG, is_model_folder, load
 from dnamamba.pipelines import options, planner
+from dnamamba.pipelines.fitting import METRICS, PAGE, RESULTS
 from dnamamba.pipelines.numbers import Count
-from dnamamba.pipelines.pretrain_output import RESULTS
-from dnamamba.pipelines.pretrain_run import METRICS
 from dnamamba.pipelines.table import print_table
 from dnamamba.training.checkpoint import list_states, state_step
 from dnamamba.training.footprint import Pass
@@ -174,8 +175,20 @@ def _run(folder: Path) -> dict[str, Any]:
         **_progress(folder / METRICS, steps),
         "last_checkpoint": last,
         "plots": [str(plot) for plot in _plots(folder)] or None,
+        **_classifier(folder),
         "run": {**record, "argv": command},
         "model": _model(load(folder)) if is_model_folder(folder) else "not written yet",
+    }
+
+
+def _classifier(folder: Path) -> dict[str, Any]:
+    """Tell what a classifier's folder tells apart; nothing of another."""
+    if not is_classifier_folder(folder):
+        return {}
+    report = folder / PAGE
+    return {
+        "report": str(report) if report.is_file() else None,
+        "classifier": to_dict(read_classifier_config(folder)),
     }
 
 
@@ -212,6 +225,9 @@ def _plots(folder: Path) -> list[Path]:
     if not (folder / METRICS).is_file():
         return []
     try:
+        if is_classifier_folder(folder):
+            chance = math.log2(len(read_classifier_config(folder).classes))
+            return plot_run(folder, "window", chance)
         return plot_run(folder)
     except DnamambaError as error:
         logger.warning("no plots: %s", error)

@@ -21,6 +21,7 @@ from dnamamba.kernels.dispatch import BACKENDS
 from dnamamba.log import logger, write_run_record
 from dnamamba.models.presets import PRESETS
 from dnamamba.pipelines import options
+from dnamamba.pipelines.fitting import RESULTS
 from dnamamba.pipelines.numbers import Count, Names
 from dnamamba.pipelines.pretrain_config import (
     PretrainConfig,
@@ -34,7 +35,6 @@ from dnamamba.pipelines.pretrain_config import (
     require_sound,
     resume_config,
 )
-from dnamamba.pipelines.pretrain_output import RESULTS
 from dnamamba.pipelines.pretrain_run import Run, train
 from dnamamba.pipelines.resume import describe_inputs, read_record, require_same_inputs
 from dnamamba.pipelines.split import choose_splits

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from dnamamba.evaluation.language import Score
 from dnamamba.evaluation.plots import plot_run
@@ -20,13 +20,11 @@ from dnamamba.log import logger
 from dnamamba.models import pretrained
 from dnamamba.models.heads import LanguageModel
 from dnamamba.pipelines.baselines import Baselines
+from dnamamba.pipelines.fitting import RESULTS
 from dnamamba.pipelines.table import print_table
 
 if TYPE_CHECKING:
     from dnamamba.pipelines.pretrain_run import Run
-
-RESULTS: Final = "results.tsv"
-"""Its presence says that the run is finished."""
 
 
 def save_model(

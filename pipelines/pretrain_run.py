@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from dnamamba.evaluation.language import (
 from dnamamba.log import logger
 from dnamamba.models.heads import LanguageModel
 from dnamamba.pipelines.baselines import Baselines, fit_baselines
-from dnamamba.pipelines.fitting import fit_job, say_stopped, way_back_told
+from dnamamba.pipelines.fitting import METRICS, fit_job, say_stopped, way_back_told
 from dnamamba.pipelines.pretrain_config import MAY_CHANGE, PretrainConfig, build_objective
 from dnamamba.pipelines.pretrain_output import finish, save_model
 from dnamamba.pipelines.resume import flatten
@@ -34,8 +34,6 @@ from dnamamba.training.rollback import Checkpoints
 from dnamamba.training.signals import Interruption, StopRequest, stop_on_signal
 from dnamamba.training.silence import Silence
 from dnamamba.training.stages import Stage, plan_stages
-
-METRICS: Final = "metrics.tsv"
 
 
 @dataclass(frozen=True)

@@ -324,3 +324,12 @@ def test_the_same_sequence_on_both_sides(
     assert "test windows are found on the training side" in one_line(capsys)
     assert not (tmp_path / "both").exists()
     assert cli.run([*command, "--allow-overlap", "--steps", "1"]) == 0
+
+
+def test_info_tells_what_it_tells_apart(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["info", str(fitted), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["classifier"]["classes"] == ["ape", "bear", "cow"]
+    assert told["report"] == str(fitted / "report.html")
+    assert told["state"] == "finished"
+    assert str(fitted / "loss.png") in told["plots"]
