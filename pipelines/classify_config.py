@@ -142,7 +142,9 @@ def require_sound(config: ClassifyConfig) -> None:
         raise UsageError("; ".join(faults))
 
 
-def choose_sizes(config: ClassifyConfig, device: torch.device, longest: int) -> ClassifyConfig:
+def choose_sizes(
+    config: ClassifyConfig, device: torch.device, species: int, longest: int
+) -> ClassifyConfig:
     """Choose what depends on the device and on how long windows can be.
 
     Parameters
@@ -151,6 +153,8 @@ def choose_sizes(config: ClassifyConfig, device: torch.device, longest: int) -> 
         What was said.
     device
         Where the model will run.
+    species
+        How many there are.
     longest
         The longest window that every species has on every side.
 
@@ -185,7 +189,7 @@ def choose_sizes(config: ClassifyConfig, device: torch.device, longest: int) -> 
         preset=config.preset or (None if config.model else sizes.preset),
         precision=precision,
         micro_batch=config.micro_batch or min(batch, plan.micro_batch(device, length)),
-        test_windows=config.test_windows or max(_WINDOWS, sizes.scored_bases // length),
+        test_windows=config.test_windows or max(_WINDOWS, sizes.scored_bases // (species * length)),
     )
 
 
@@ -210,6 +214,18 @@ def steps_of(config: ClassifyConfig, bases: int, seconds: float) -> int:
     if config.epochs:
         return math.ceil(config.epochs * bases / step_bases)
     return plan.affordable_steps(seconds, step_bases, bases)
+
+
+def selecting_windows(config: ClassifyConfig, species: int) -> int:
+    """Return the windows of a species that a validation in training reads, at most.
+
+    Validations may add a fifth to the time of the steps; a base costs a third of one trained on,
+    and is read on both strands.
+    """
+    read = (config.steps or 1) * (config.batch or 1)
+    validations = -(-(config.steps or 1) // (config.validate_every or 1))
+    affordable = int(plan.VALIDATION_SHARE * 3 / 2 * read / (validations * species))
+    return max(_WINDOWS, min(config.test_windows or 1, affordable))
 
 
 def stages_of(config: ClassifyConfig) -> list[Stage]:

@@ -30,7 +30,7 @@ from dnamamba.inference.classify import BATCH_BASES, classify_windows, embed_win
 from dnamamba.log import logger, read_metrics
 from dnamamba.models import pretrained
 from dnamamba.models.classifier import Classifier, load_classifier, save_classifier
-from dnamamba.pipelines.classify_config import ClassifyConfig, stages_of
+from dnamamba.pipelines.classify_config import ClassifyConfig, selecting_windows, stages_of
 from dnamamba.pipelines.classify_data import Sides
 from dnamamba.pipelines.fitting import METRICS, fit_job, say_stopped
 from dnamamba.pipelines.resume import flatten
@@ -185,16 +185,17 @@ class Fit:
         return calls_of(self.sides, species, windows, self.probabilities(species, windows))
 
     def score(self, stop: StopRequest) -> Score:
-        """Score the model on the valid windows, in bits a window."""
+        """Score the model on as many valid windows as training can wait for; bits a window."""
         with stop.breaks_off():
-            calls = self.calls(self.sides.valid, self.valid_windows())
+            most = selecting_windows(self.config, len(self.sides.species))
+            calls = self.calls(self.sides.valid, spread(self.valid_windows(), most))
             stop.check(self.processes)
         chosen = calls.probabilities[np.arange(len(calls.labels)), calls.labels]
         bits = -np.log2(np.maximum(chosen, np.finfo(float).tiny))
         return Score(bits, np.ones(len(bits), np.int64), float(calls.correct.mean()))
 
     def valid_windows(self) -> list[LabelledWindow]:
-        """Return the windows that the model is chosen and calibrated on."""
+        """Return the windows that the model is calibrated on, and chosen on some of."""
         return spread(tile_tracks(self.sides.valid, self.length), self.config.test_windows or 1)
 
     def save_model(self, step: int) -> None:

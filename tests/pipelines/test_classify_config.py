@@ -9,6 +9,7 @@ from dnamamba.pipelines.classify_config import (
     choose_sizes,
     contexts_of,
     require_sound,
+    selecting_windows,
     stages_of,
     steps_of,
 )
@@ -29,20 +30,20 @@ def test_faults_are_told_together() -> None:
 
 
 def test_sizes_follow_the_machine_and_the_genomes() -> None:
-    large = choose_sizes(ClassifyConfig(), CPU, 10**9)
+    large = choose_sizes(ClassifyConfig(), CPU, 4, 10**9)
     assert (large.preset, large.length, large.batch, large.pool) == ("250k", 4096, 8, "mean")
-    assert choose_sizes(ClassifyConfig(), CPU, 4000).length == 1024, "three windows a side"
-    gpu = choose_sizes(ClassifyConfig(), torch.device("cuda"), 10**9)
+    assert choose_sizes(ClassifyConfig(), CPU, 4, 4000).length == 1024, "three windows a side"
+    gpu = choose_sizes(ClassifyConfig(), torch.device("cuda"), 4, 10**9)
     assert (gpu.length, gpu.batch, gpu.precision) == (16384, 64, "bf16")
-    asked = choose_sizes(ClassifyConfig(length=2**20), torch.device("cuda"), 10**9)
-    assert (asked.batch, asked.test_windows) == (8, 32)
-    assert choose_sizes(ClassifyConfig(model="here"), CPU, 10**6).preset is None
+    asked = choose_sizes(ClassifyConfig(length=2**20), torch.device("cuda"), 4, 10**9)
+    assert (asked.batch, asked.test_windows) == (8, 8)
+    assert choose_sizes(ClassifyConfig(model="here"), CPU, 4, 10**6).preset is None
     with pytest.raises(UsageError, match=r"--length 5000: the longest stretch .* is of 4,000"):
-        choose_sizes(ClassifyConfig(length=5000), CPU, 4000)
+        choose_sizes(ClassifyConfig(length=5000), CPU, 4, 4000)
 
 
 def test_the_papers_recipe() -> None:
-    config = choose_sizes(ClassifyConfig(recipe="paper", length=2**17), CPU, 10**9)
+    config = choose_sizes(ClassifyConfig(recipe="paper", length=2**17), CPU, 4, 10**9)
     assert (config.batch, config.pool) == (64, "last")
     steps = steps_of(config, 10**9, 1.0)
     assert steps == (10 + 3) * 1024
@@ -64,6 +65,14 @@ def test_epochs_are_passes_over_the_training_bases() -> None:
     config = ClassifyConfig(length=1000, batch=8, epochs=3)
     assert steps_of(config, 100_000, 1.0) == 38
     assert steps_of(dataclasses.replace(config, epochs=None, steps=7), 100_000, 1.0) == 7
+
+
+def test_validations_do_not_hold_training_up() -> None:
+    config = ClassifyConfig(steps=1000, batch=16, length=1024, test_windows=500, validate_every=100)
+    assert selecting_windows(config, 4) == 120, "10 x 4 x 120 x 2 strands / 3: a fifth of 16,000"
+    assert selecting_windows(dataclasses.replace(config, steps=10), 4) == 12
+    assert selecting_windows(dataclasses.replace(config, test_windows=20), 4) == 20
+    assert selecting_windows(dataclasses.replace(config, steps=1), 4) == 3
 
 
 def test_contexts() -> None:
