@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dnamamba.alphabet import Codes
-from dnamamba.data.sketch import Hashes, contains, sketch
-from dnamamba.data.tracks import LabelledWindow, Track, Tracks, describe, tile_tracks
+from dnamamba.data.sketch import Hashes, K, contains, places, sketch
+from dnamamba.data.tracks import LabelledWindow, Track, Tracks, describe
 
 SHARED: Final = 0.5
 """Share of a test window's k-mers from which on it counts as found in the training side."""
@@ -62,29 +63,31 @@ def measure_overlap(train: Tracks, test: Tracks, length: int) -> Overlap:
     length
         Bases of a window.
     """
-    bases = sum(track.length for tracks in test for track in tracks)
-    scale = max(1, bases // _SAMPLE)
-    windows = tile_tracks(test, max(length, _WINDOW_KMERS * scale)) or [
-        LabelledWindow(species, number, 0, track.length)
+    numbered = [
+        (species, number, track)
         for species, tracks in enumerate(test)
         for number, track in enumerate(tracks)
     ]
-    sketches = [sketch([test[w.species][w.track].codes(w.start, w.end)], scale)[0] for w in windows]
-    pool = np.unique(np.concatenate(sketches))
+    scale = max(1, sum(track.length for _, _, track in numbered) // _SAMPLE)
+    width = max(length, _WINDOW_KMERS * scale)
+    sketches = [_places(track, scale) for _, _, track in numbered]
+    pool = np.unique(np.concatenate([hashes for _, hashes in sketches]))
     seen, _ = sketch(_sequences(train), scale, among=pool)
-    hits = [int(contains(seen, hashes).sum()) for hashes in sketches]
-    found = [
-        window
-        for window, hashes, count in zip(windows, sketches, hits, strict=True)
-        if hashes.size and count >= SHARED * hashes.size
-    ]
-    total = sum(hashes.size for hashes in sketches)
-    return Overlap(
-        len(windows),
-        len(found),
-        describe(test, found[0]) if found else "",
-        sum(hits) / max(1, total),
-    )
+    windows = found = kmers = shared = 0
+    first = ""
+    for (species, number, track), (starts, hashes) in zip(numbered, sketches, strict=True):
+        count = max(1, track.length // width)
+        inside = starts < max(width * count, track.length * (count == 1))
+        there = contains(seen, hashes)
+        totals, hits = _by_stretch(starts[inside], there[inside], width, count)
+        leaking = np.flatnonzero((hits >= SHARED * totals) & (totals > 0))
+        if leaking.size and not first:
+            start = int(leaking[0]) * width
+            end = min(start + width, track.length)
+            first = describe(test, LabelledWindow(species, number, start, end))
+        windows, found = windows + count, found + leaking.size
+        kmers, shared = kmers + hashes.size, shared + int(there.sum())
+    return Overlap(windows, found, first, shared / max(1, kmers))
 
 
 def without_shared(train: Tracks, *held_out: Tracks) -> tuple[list[list[Track]], float]:
@@ -109,18 +112,40 @@ def without_shared(train: Tracks, *held_out: Tracks) -> tuple[list[list[Track]],
     for tracks in train:
         rest = []
         for track in tracks:
-            pieces = []
-            for start in range(0, track.length, stretch):
-                end = min(start + stretch, track.length)
-                hashes, _ = sketch([track.codes(start, end)], scale)
-                if contains(pool, hashes).sum() < HOMOLOGOUS * max(1, hashes.size):
-                    pieces += track.cut(start, end)
+            starts, hashes = _places(track, scale)
+            count = -(-track.length // stretch)
+            totals, hits = _by_stretch(starts, contains(pool, hashes), stretch, count)
+            alone = np.concatenate(([False], hits < HOMOLOGOUS * np.maximum(totals, 1), [False]))
+            runs = stretch * np.flatnonzero(alone[1:] != alone[:-1]).reshape(-1, 2)
+            pieces = [
+                piece
+                for start, end in runs.tolist()
+                for piece in track.cut(start, min(end, track.length))
+            ]
             before += track.length
             if pieces:
                 rest.append(Track(track.store, pieces))
                 after += rest[-1].length
         kept.append(rest)
     return kept, 1 - after / max(1, before)
+
+
+def _places(track: Track, scale: int) -> tuple[NDArray[np.int64], Hashes]:
+    """Return where the k-mers of a track's sketch begin, and their hashes."""
+    parts = []
+    for start in range(0, track.length, _BLOCK):
+        end = min(start + _BLOCK + K - 1, track.length)
+        starts, hashes = places(track.codes(start, end), scale)
+        parts.append((starts + start, hashes))
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+def _by_stretch(
+    starts: NDArray[np.int64], chosen: NDArray[np.bool_], width: int, count: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Count k-mers, and those that are chosen, by the stretch that they begin in; (count,) each."""
+    number = np.minimum(starts // width, count - 1)
+    return np.bincount(number, minlength=count), np.bincount(number[chosen], minlength=count)
 
 
 def _single_copies(sides: tuple[Tracks, ...], scale: int) -> Hashes:

@@ -38,15 +38,21 @@ def sketch(
     -------
     Distinct hashes, sorted, and how often each occurs.
     """
-    highest = np.uint64((2**64 - 1) // scale)
     kept = [np.empty(0, dtype=np.uint64)]
-    for block in _blocks(sequences):
-        hashes = _mix(_canonical_kmers(block))
-        hashes = hashes[hashes <= highest]
+    for _, hashes in _sampled(sequences, scale):
         if among is not None:
             hashes = hashes[contains(among, hashes)]
         kept.append(hashes)
     return np.unique(np.concatenate(kept), return_counts=True)
+
+
+def places(sequence: Codes, scale: int) -> tuple[NDArray[np.int64], Hashes]:
+    """Return where each k-mer of a sequence's sketch begins, in order, and its hash."""
+    found = [*_sampled([sequence], scale)]
+    starts = [np.empty(0, np.int64), *(starts for starts, _ in found)]
+    return np.concatenate(starts), np.concatenate(
+        [np.empty(0, np.uint64), *(hashes for _, hashes in found)]
+    )
 
 
 def contains(pool: Hashes, hashes: Hashes) -> NDArray[np.bool_]:
@@ -57,23 +63,28 @@ def contains(pool: Hashes, hashes: Hashes) -> NDArray[np.bool_]:
     return np.asarray(pool[at] == hashes)
 
 
-def _blocks(sequences: Iterable[Codes]) -> Iterator[Codes]:
+def _sampled(sequences: Iterable[Codes], scale: int) -> Iterator[tuple[NDArray[np.int64], Hashes]]:
+    """Give the k-mers to keep of each block: where they begin in its sequence, and their hashes."""
+    highest = np.uint64((2**64 - 1) // scale)
     for sequence in sequences:
         for start in range(0, len(sequence) - K + 1, _BLOCK):
-            yield sequence[start : start + _BLOCK + K - 1]
+            kmers, whole = _canonical_kmers(sequence[start : start + _BLOCK + K - 1])
+            hashes = _mix(kmers)
+            kept = np.flatnonzero((hashes <= highest) & whole)
+            yield kept + start, hashes[kept]
 
 
-def _canonical_kmers(codes: Codes) -> Hashes:
-    """Return each N-free k-mer or its reverse complement, the lower one; two bits a base."""
+def _canonical_kmers(codes: Codes) -> tuple[Hashes, NDArray[np.bool_]]:
+    """Return each k-mer or its reverse complement, the lower one, two bits a base.
+
+    And whether it has no N: what stands for one that has means nothing.
+    """
     digits = codes.astype(np.uint64) & np.uint64(BASE)
     forward = _pack(digits, K)
     backward = _pack(np.uint64(3) - digits[::-1], K)[::-1]
     canonical: Hashes = np.minimum(forward, backward)
-    missing = digits == N
-    if not missing.any():
-        return canonical
-    before = np.concatenate(([0], np.cumsum(missing)))
-    return np.asarray(canonical[before[K:] == before[:-K]])
+    before = np.concatenate(([0], np.cumsum(digits == N)))
+    return canonical, np.asarray(before[K:] == before[:-K])
 
 
 def _pack(digits: Hashes, size: int) -> Hashes:
