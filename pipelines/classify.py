@@ -17,7 +17,7 @@ from dnamamba.errors import UsageError
 from dnamamba.kernels.dispatch import BACKENDS
 from dnamamba.models.presets import PRESETS
 from dnamamba.pipelines import options
-from dnamamba.pipelines.classify_config import ClassifyConfig
+from dnamamba.pipelines.classify_config import RATES, ClassifyConfig
 from dnamamba.pipelines.classify_fit import fit
 from dnamamba.pipelines.classify_folds import cross_validate
 from dnamamba.pipelines.classify_predict import Per, predict
@@ -142,12 +142,14 @@ def command(
     asked = {**(read_toml(config) if config else {}), **given}
     if "lr" in asked:
         asked["optimizer"] = {**asked.get("optimizer", {}), "lr": asked.pop("lr")}
+    rate = RATES.get(asked.get("recipe", "default"), RATES["default"])
+    values = {**asked, "optimizer": {"lr": rate, **asked.get("optimizer", {})}}
     output = output or Path("runs") / f"classify-{Path(sheet).stem}"
     run = cross_validate if cross_validate_ else fit
     code = run(
         Path(sheet),
         output,
-        from_dict(ClassifyConfig, asked, str(config or "classify")),
+        from_dict(ClassifyConfig, values, str(config or "classify")),
         asked=asked,
         allow_overlap=allow_overlap,
         resume=resume,

@@ -23,7 +23,8 @@ PAPER_EPOCHS: Final = 10
 PAPER_BATCH: Final = 64
 PAPER_LENGTH: Final = 2**14
 """Above it, its recipe warms up with an epoch for each doubling."""
-PAPER_RATE: Final = 1e-4
+RATES: Final[dict[Recipe, float]] = {"default": 1e-3, "paper": 1e-4}
+"""Peak learning rates."""
 SHORTEST: Final = 1024
 """The shortest context that a classifier is tested on, where its own is not shorter."""
 
@@ -91,7 +92,7 @@ class ClassifyConfig:
     checkpoint_every: int | None = None
     test_windows: int | None = None
     seed: int = 0
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3))
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=RATES["default"]))
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ from dnamamba.pipelines.table import print_table
 CALLS: Final = "calls.tsv"
 CONTESTS: Final = "contests.npz"
 MODEL: Final = "the model"
-CONTROL_WINDOWS: Final = 4000
+CONTROL_WINDOWS: Final = 2000
 """Windows that a control is fitted on, at most."""
 CONTROL_BASES: Final = 1 << 25
 """Bases that a control is fitted on, at most."""

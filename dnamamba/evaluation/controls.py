@@ -140,12 +140,15 @@ class Control:
     k: int
     strength: float
     tuned_accuracy: float
+    _scaling: Any
     _model: Any
     _classes: int
 
     def probabilities(self, windows: Iterable[Codes]) -> NDArray[np.float64]:
         """Return (windows, classes), each row summing to one."""
-        found = self._model.predict_proba(features(self.name, windows, self.k))
+        found = self._model.predict_proba(
+            self._scaling.transform(features(self.name, windows, self.k))
+        )
         probabilities = np.zeros((len(found), self._classes))
         probabilities[:, self._model.classes_] = found
         return probabilities
@@ -181,19 +184,50 @@ def tune_control(
     rows: tuple[csr_matrix, csr_matrix] | None = None
     for k in ks if name == KMERS else (0,):
         these = features(name, train, k), features(name, tuning, k)
+        scaling = _Scaling(these[0])
+        scaled = [scaling.transform(each) for each in these]
         for strength in strengths:
-            model = _linear(strength).fit(these[0], labels)
-            accuracy = float(model.score(these[1], tuning_labels))
+            model = _linear(strength).fit(scaled[0], labels)
+            accuracy = float(model.score(scaled[1], tuning_labels))
             if accuracy > best[0]:
                 best, rows = (accuracy, k, strength), these
     accuracy, k, strength = best
-    model = _linear(strength).fit(vstack(rows), np.concatenate([labels, tuning_labels]))
-    return Control(name, k, strength, accuracy, model, classes)
+    together = vstack(rows).tocsr()
+    scaling = _Scaling(together)
+    wanted = np.concatenate([labels, tuning_labels])
+    model = _linear(strength).fit(scaling.transform(together), wanted)
+    return Control(name, k, strength, accuracy, scaling, model, classes)
+
+
+class _Scaling:
+    """Columns divided by their largest value, then turned to as many axes as there are windows.
+
+    A linear model with an L2 penalty has its weights in the span of what it is fitted on, so that
+    nothing is lost, and k-mers of which there are many times more than windows cost no more.
+    """
+
+    def __init__(self, rows: csr_matrix) -> None:
+        from scipy.linalg import eigh
+        from sklearn.preprocessing import MaxAbsScaler
+
+        self._scaler = MaxAbsScaler()
+        scaled = csr_matrix(self._scaler.fit_transform(rows))
+        self._span: tuple[csr_matrix, NDArray[np.float64]] | None = None
+        if scaled.shape[0] < scaled.shape[1]:
+            squares, axes = eigh((scaled @ scaled.T).toarray())
+            large = squares > squares[-1] * scaled.shape[0] * np.finfo(float).eps
+            self._span = scaled, axes[:, large] / np.sqrt(squares[large])
+
+    def transform(self, rows: csr_matrix) -> Any:
+        """Describe windows, (windows, columns) sparse or (windows, axes) dense."""
+        scaled = csr_matrix(self._scaler.transform(rows))
+        if self._span is None:
+            return scaled
+        fitted, axes = self._span
+        return (scaled @ fitted.T).toarray() @ axes
 
 
 def _linear(strength: float) -> Any:
     from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import MaxAbsScaler
 
-    return make_pipeline(MaxAbsScaler(), LogisticRegression(C=strength, max_iter=1000))
+    return LogisticRegression(C=strength, max_iter=1000)

@@ -3,6 +3,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MaxAbsScaler
 
 from dnamamba.alphabet import SOFT_MASK, Codes, N, reverse_complement
 from dnamamba.evaluation.controls import (
@@ -136,3 +139,22 @@ def test_each_control_tells_what_differs(name: str) -> None:
         elif name in ("N and gaps", "soft masking") and control_name != "k-mers":
             assert accuracy < 0.75
     assert control.k in (3, 5)
+
+
+def test_fewer_windows_than_kmers_lose_nothing() -> None:
+    """The fit in the windows' span is that over all columns."""
+    random = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    windows = [random.choice(4, 300, p=[0.3 - 0.1 * x, 0.2 + 0.1 * x, 0.3, 0.2]) for x in labels]
+    codes = [window.astype(np.uint8) for window in windows]
+    control = tune_control(
+        "k-mers", codes[:20], labels[:20], codes[20:30], labels[20:30], classes=2, ks=(5,)
+    )
+    rows = features("k-mers", codes, 5)
+    assert rows.shape[0] < rows.shape[1]
+    whole = make_pipeline(
+        MaxAbsScaler(), LogisticRegression(C=control.strength, max_iter=10_000, tol=1e-8)
+    ).fit(rows[:30], labels[:30])
+    wanted = whole.predict_proba(rows[30:])
+    np.testing.assert_allclose(control.probabilities(codes[30:]), wanted, atol=2e-3)
+    assert abs(wanted - 0.5).max() > 0.05

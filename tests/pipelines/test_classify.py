@@ -229,6 +229,21 @@ def test_from_scratch_with_a_warm_up(sheet: Path, tmp_path: Path) -> None:
     assert bases == [128 * step for step in range(1, 7)]
 
 
+def test_the_rate_follows_the_recipe(sheet: Path, backbone: Path, tmp_path: Path) -> None:
+    rates = {}
+    for recipe, more in (("paper", []), ("default", []), ("asked", ["--lr", "0.001"])):
+        output = tmp_path / recipe
+        command = arguments(sheet, backbone, output, "--steps", "1", *more)
+        if not more:
+            at = command.index("--lr")
+            del command[at : at + 2]
+        command += ["--recipe", "default" if recipe == "default" else "paper"]
+        assert cli.run(command) == 0
+        config = json.loads((output / "run.json").read_text())["config"]
+        rates[recipe] = config["optimizer"]["lr"]
+    assert rates == {"paper": 1e-4, "default": 1e-3, "asked": 1e-3}
+
+
 def test_a_fitted_run_calls(fitted: Path, sheet: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["classify", "-m", str(fitted), str(sheet.parent / "bear.fa"), "-q"]
     assert cli.run([*command, "--device", "cpu", "-t", "1"]) == 0
