@@ -90,7 +90,10 @@ def open_sheet(path: Path) -> list[Genome]:
     for row in rows:
         store = stores[row.fasta]
         if row.region:
-            regions = [parse_region(row.region, store.lengths, store.source.name)]
+            try:
+                regions = [parse_region(row.region, store.lengths, store.source.name)]
+            except InputError as error:
+                raise InputError(f"{path}:{row.line}: {error}") from error
         else:
             contigs, note = choose_contigs(store.lengths, None, store.source.name)
             if note:

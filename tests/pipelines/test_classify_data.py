@@ -189,6 +189,10 @@ def test_what_is_refused(write_fasta: Write, tmp_path: Path, tagged: Path) -> No
     path = sheet(tmp_path, [["ape", "a.fa"], ["bear", "n.fa"]])
     with pytest.raises(InputError, match=r"sheet.tsv:3: bear has no sequence: n.fa holds nothing"):
         open_sheet(path)
+    rows = [["ape", "a.fa", "a0"], ["bear", "b.fa", "chr9"]]
+    path = sheet(tmp_path, rows, "species\tfasta\tregion")
+    with pytest.raises(InputError, match=r"sheet.tsv:3: `chr9` is not in b.fa"):
+        open_sheet(path)
     write_fasta(tmp_path / "plain.fa", {"c": bases(1, 3000)})
     path = sheet(tmp_path, [["ape", "a.fa"], ["bear", "plain.fa"]])
     with pytest.raises(UsageError, match="--split: the genomes share no coordinates"):
