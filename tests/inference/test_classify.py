@@ -44,12 +44,11 @@ def test_both_strands_give_the_same_windows(text: str, length: int, shortest: in
     here = list(cut(codes, length, shortest))
     there = list(cut(reverse_complement(codes), length, shortest))
     assert [decode(w.codes) for w in here] == [decode(w.codes) for w in there]
-    if decode(codes) != decode(reverse_complement(codes)):
+    known = codes[codes != N]
+    if not np.array_equal(known, reverse_complement(known)):  # neither strand of others is first
         size = len(codes)
-        assert [(w.start, w.end) for w in here] in (
-            [(size - w.end, size - w.start) for w in there],
-            [(w.start, w.end) for w in there],  # a palindrome but for N
-        )
+        mirrored = [(size - w.end, size - w.start) for w in there]
+        assert [(w.start, w.end) for w in here] == mirrored
 
 
 @given(st.text("ACGTacgtN", max_size=60), st.integers(1, 20))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dnamamba import cli, log
-from dnamamba.pipelines import pretrain_run
+from dnamamba.pipelines import fitting, pretrain_run
 from dnamamba.training.checkpoint import FOLDER, list_states
 from dnamamba.training.rollback import Checkpoints
 from tests.pipelines.runs import STEPS, arguments, one_line, table, weights
@@ -162,16 +162,16 @@ def test_a_length_warm_up_goes_on_exactly_where_it_was_stopped(
     call = ["--length-warmup", "16", "--micro-batch", "1"]
     assert cli.run(arguments(genome, tmp_path / "straight", *call)) == 0
     seen = []
-    fit = pretrain_run.fit
+    fit = fitting.fit
 
     def stopped(*rest: Any, **options: Any) -> int:
         batches = list(islice(rest[3], 4))
         seen.extend(tuple(codes.shape) for codes in batches)
         return fit(*rest[:3], iter(batches), rest[4], **options)
 
-    monkeypatch.setattr(pretrain_run, "fit", stopped)
+    monkeypatch.setattr(fitting, "fit", stopped)
     assert cli.run(arguments(genome, tmp_path / "cut", *call)) == 0
-    monkeypatch.setattr(pretrain_run, "fit", fit)
+    monkeypatch.setattr(fitting, "fit", fit)
     assert cli.run(arguments(genome, tmp_path / "cut", *call, "--resume")) == 0
     assert seen == [(12, 16), (12, 16), (6, 32), (6, 32)]
     assert weights(tmp_path / "cut") == weights(tmp_path / "straight")
