@@ -199,7 +199,7 @@ class Fit:
         return spread(tile_tracks(self.sides.valid, self.length), self.config.test_windows or 1)
 
     def save_model(self, step: int) -> None:
-        """Leave the model to `save_best`: what is kept is the best on the valid side."""
+        """Write nothing: `train` keeps the model that is best on the valid side."""
 
 
 def calls_of(

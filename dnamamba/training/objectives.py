@@ -104,9 +104,7 @@ class Label:
 
     shift = 0
 
-    def __init__(
-        self, tokens: Callable[[Tensor], Tensor], label: Callable[[int, int], int]
-    ) -> None:
+    def __init__(self, tokens: Tokens, label: Callable[[int, int], int]) -> None:
         self.tokens = tokens
         self.label = label
 

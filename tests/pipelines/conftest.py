@@ -5,6 +5,7 @@ import random
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -42,18 +43,19 @@ def _threads_restored() -> Iterator[None]:
 
 
 @pytest.fixture
-def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
-    """Let a signal arrive while a step is taken."""
-    feed = pretrain_run.feed
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let a signal arrive while a step is taken, in the run of a verb."""
 
-    def stop(step: int, number: int) -> None:
+    def stop(step: int, number: int, verb: ModuleType = pretrain_run) -> None:
+        feed = verb.feed
+
         def stopping(windows: object, steps: range, *rest: object, **more: object) -> object:
-            for at, codes in zip(steps, feed(windows, steps, *rest, **more), strict=True):  # type: ignore[arg-type]
+            for at, codes in zip(steps, feed(windows, steps, *rest, **more), strict=True):
                 yield codes
                 if at == step:
                     os.kill(os.getpid(), number)
 
-        monkeypatch.setattr(pretrain_run, "feed", stopping)
+        monkeypatch.setattr(verb, "feed", stopping)
 
     return stop
 
@@ -62,7 +64,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
 def halted(
     genome: Path,
     tmp_path: Path,
-    stop_at: Callable[[int, int], None],
+    stop_at: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     """A run that was stopped after five steps."""

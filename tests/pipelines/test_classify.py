@@ -1,9 +1,9 @@
 """Fitting a classifier from the command line, on genomes that a linear model can tell apart."""
 
 import json
-import os
 import random
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -145,19 +145,13 @@ def test_a_stopped_fit_goes_on_as_if_never_stopped(
     fitted: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    stop_at: Callable[..., None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    output, feed = tmp_path / "stopped", classify_run.feed
-
-    def stopping(windows: object, steps: range, *rest: object, **more: object) -> object:
-        for at, codes in zip(steps, feed(windows, steps, *rest, **more), strict=True):  # type: ignore[arg-type]
-            yield codes
-            if at == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(classify_run, "feed", stopping)
-        assert cli.run(arguments(sheet, backbone, output)) == 0
+    output = tmp_path / "stopped"
+    stop_at(2, signal.SIGTERM, classify_run)
+    assert cli.run(arguments(sheet, backbone, output)) == 0
+    monkeypatch.undo()
     assert not (output / "results.tsv").exists()
     assert cli.run(arguments(sheet, backbone, output, "--resume")) == 0
     assert weights(output) == weights(fitted)

@@ -2,6 +2,7 @@ import gzip
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -240,8 +241,9 @@ def test_out_of_memory_is_told(
 def test_precision(run: Path, tmp_path: Path, write_fasta: Write) -> None:
     path = write_fasta(tmp_path / "x.fa", {"a": drawn(64)})
     results = []
-    for precision in ("auto", "fp32", "bf16"):
-        _, rows = predict(run, path, device=CPU, precision=precision)  # type: ignore[arg-type]
+    precisions: tuple[Literal["auto", "fp32", "bf16"], ...] = ("auto", "fp32", "bf16")
+    for precision in precisions:
+        _, rows = predict(run, path, device=CPU, precision=precision)
         results.append(np.array(next(rows)[7:], float))
     assert np.array_equal(results[0], results[1])
     assert 0 < np.abs(results[2] - results[1]).max() < 0.05

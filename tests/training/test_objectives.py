@@ -3,7 +3,13 @@ import pytest
 import torch
 
 from dnamamba.alphabet import SOFT_MASK, N, encode
-from dnamamba.training.objectives import MaskedBase, NextBase, random_bits, target_weights
+from dnamamba.training.objectives import (
+    Label,
+    MaskedBase,
+    NextBase,
+    random_bits,
+    target_weights,
+)
 
 MASK = 5
 
@@ -76,3 +82,11 @@ def test_random_bits_are_even_in_every_bit() -> None:
     for bit in range(64):
         assert ((bits >> bit) & 1).float().mean().item() == pytest.approx(0.5, abs=0.01)
     assert bits.unique().numel() == bits.numel()
+
+
+def test_a_label_is_that_of_the_sample() -> None:
+    """Of the step, and of its place in the step, whichever micro-batch or process has it."""
+    batch = Label(tokens, lambda step, index: 10 * step + index)(codes_of("ACGT", "CCNG"), 3, 4)
+    assert batch.inputs.tolist() == [[0, 1, 2, 3], [1, 1, 4, 2]]
+    assert batch.targets.tolist() == [[34], [35]]
+    assert batch.weights.tolist() == [[1.0], [1.0]]
