@@ -9,19 +9,14 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Final
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
-from dnamamba.alphabet import Codes, reverse_complement
+from dnamamba.alphabet import Codes
 from dnamamba.data.loci import Piece
 from dnamamba.data.region import Region
 from dnamamba.data.store import Store
-from dnamamba.errors import UsageError
-
-_TRIES: Final = 100
 
 
 class Track:
@@ -69,17 +64,16 @@ class Track:
             found.append(Region(region.contig, begin, begin + last - first, region.strand))
         return found
 
+    def place_of(self, piece: int, locus: int) -> int:
+        """Return where in the track a position of shared coordinates lies, in a piece of it."""
+        here = self.pieces[piece]
+        share = (locus - here.locus.start) / len(here.locus)
+        return self._starts[piece] + round(min(max(share, 0.0), 1.0) * len(here.region))
+
     def cut(self, start: int, end: int) -> list[Piece]:
         """Return the pieces of a stretch, cut at its ends."""
         pairs = zip(self.regions(start, end), self.loci(start, end), strict=True)
         return [Piece(region, locus) for region, locus in pairs]
-
-    def n_count(self, start: int, end: int) -> int:
-        """Count the N of a stretch."""
-        return sum(
-            int(self.store.n_count(region.contig, region.start, region.end))
-            for region in self.regions(start, end)
-        )
 
     def _inside(self, start: int, end: int) -> Iterable[tuple[Piece, int, int]]:
         """Give the pieces of a stretch, and its ends within each."""
@@ -132,150 +126,26 @@ class LabelledWindow:
     track: int
     start: int
     end: int
-    strand: str = "+"
-
-
-class LabelledWindows(Dataset[torch.Tensor]):
-    """Random windows of all species; the key (step, index) gives (length,) uint8 store codes.
-
-    A species is drawn first, each as likely; then a window, all starts of its tracks as likely; and
-    a coin decides on the strand. A window is a pure function of (seed, step, index). One with too
-    many N is drawn again, a hundred times at most.
-
-    Parameters
-    ----------
-    species
-        The tracks of each.
-    length
-        Bases in a window.
-    seed
-        Any integer; its lowest 64 bits count.
-    by_track
-        Whether a track is drawn before the window, each as likely, whatever its length.
-    reverse_complement
-        Whether the coin is thrown.
-    max_n_fraction
-        The largest share of N, 0 to 1.
-
-    Raises
-    ------
-    UsageError
-        Where a species has no track that holds a window.
-    """
-
-    def __init__(
-        self,
-        species: Tracks,
-        length: int,
-        *,
-        seed: int,
-        by_track: bool = False,
-        reverse_complement: bool = True,
-        max_n_fraction: float = 0.5,
-    ) -> None:
-        self.species = tuple(tuple(tracks) for tracks in species)
-        self.length = length
-        self._seed = seed
-        self._by_track = by_track
-        self._reverse_complement = reverse_complement
-        self._max_n_fraction = max_n_fraction
-        self._most_missing = max_n_fraction * length
-        self._key = np.array([seed % 2**64, 1], dtype=np.uint64)
-        self._starts_before: list[list[int]] = []
-        for number, tracks in enumerate(self.species):
-            starts = [max(0, track.length - length + 1) for track in tracks]
-            if not any(starts):
-                longest = max((track.length for track in tracks), default=0)
-                raise UsageError(
-                    f"species {number + 1} has no stretch of {length:,} bases to train on: the "
-                    f"longest has {longest:,}; choose a smaller --length"
-                )
-            self._starts_before.append([0, *accumulate(starts)])
-
-    @property
-    def bases(self) -> int:
-        """Bases of all tracks that hold a window."""
-        tracks = [track for each in self.species for track in each]
-        return sum(track.length for track in tracks if track.length >= self.length)
-
-    def of_length(self, length: int) -> "LabelledWindows":
-        """Return windows of another length; those of one key are of one species in both."""
-        return LabelledWindows(
-            self.species,
-            length,
-            seed=self._seed,
-            by_track=self._by_track,
-            reverse_complement=self._reverse_complement,
-            max_n_fraction=self._max_n_fraction,
-        )
-
-    def label(self, step: int, index: int) -> int:
-        """Return the species of sample `index` of step `step`."""
-        return self._species(self._random(step, index))
-
-    def _random(self, step: int, index: int) -> np.random.Philox:
-        return np.random.Philox(key=self._key, counter=[0, index, step, 0])
-
-    def _species(self, random: np.random.Philox) -> int:
-        return len(self.species) * random.random_raw() >> 64
-
-    def window(self, step: int, index: int) -> LabelledWindow:
-        """Return where sample `index` of step `step` lies."""
-        random = self._random(step, index)
-        species = self._species(random)
-        coin = random.random_raw() >> 63
-        strand = "-" if self._reverse_complement and coin else "+"
-        best, fewest = self._draw(random, species, strand)
-        tries = 1
-        while fewest > self._most_missing and tries < _TRIES:
-            window, missing = self._draw(random, species, strand)
-            if missing < fewest:
-                best, fewest = window, missing
-            tries += 1
-        return best
-
-    def _draw(
-        self, random: np.random.Philox, species: int, strand: str
-    ) -> tuple[LabelledWindow, int]:
-        before = self._starts_before[species]
-        low, high = 0, before[-1]
-        if self._by_track:
-            holding = [i for i in range(len(before) - 1) if before[i + 1] > before[i]]
-            chosen = holding[len(holding) * random.random_raw() >> 64]
-            low, high = before[chosen], before[chosen + 1]
-        place = low + ((high - low) * random.random_raw() >> 64)
-        track = bisect_right(before, place) - 1
-        start = place - before[track]
-        window = LabelledWindow(species, track, start, start + self.length, strand)
-        missing = self.species[species][track].n_count(window.start, window.end)
-        return window, missing
-
-    def __getitem__(self, key: tuple[int, int]) -> torch.Tensor:
-        return read(self.species, self.window(*key))
 
 
 def read(species: Tracks, window: LabelledWindow) -> torch.Tensor:
     """Read a window's (length,) uint8 store codes."""
-    codes = species[window.species][window.track].codes(window.start, window.end)
-    return torch.from_numpy(reverse_complement(codes) if window.strand == "-" else codes)
+    return torch.from_numpy(species[window.species][window.track].codes(window.start, window.end))
 
 
-def tile_tracks(
-    species: Tracks, length: int, *, max_n_fraction: float = 0.5
-) -> list[LabelledWindow]:
+def tile_tracks(species: Tracks, length: int) -> list[LabelledWindow]:
     """Lay windows side by side over each track, from its start; a shorter rest is left out.
 
     Returns
     -------
-    Windows on the + strand, species by species; those with too many N are left out.
+    Windows, species by species.
     """
-    windows = []
-    for label, tracks in enumerate(species):
-        for number, track in enumerate(tracks):
-            for start in range(0, track.length - length + 1, length):
-                if track.n_count(start, start + length) <= max_n_fraction * length:
-                    windows.append(LabelledWindow(label, number, start, start + length))
-    return windows
+    return [
+        LabelledWindow(label, number, start, start + length)
+        for label, tracks in enumerate(species)
+        for number, track in enumerate(tracks)
+        for start in range(0, track.length - length + 1, length)
+    ]
 
 
 def describe(species: Tracks, window: LabelledWindow) -> str:

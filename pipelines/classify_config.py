@@ -220,12 +220,11 @@ def steps_of(config: ClassifyConfig, bases: int, seconds: float) -> int:
 def selecting_windows(config: ClassifyConfig, species: int) -> int:
     """Return the windows of a species that a validation in training reads, at most.
 
-    Validations may add a fifth to the time of the steps; a base costs a third of one trained on,
-    and is read on both strands.
+    Validations may add a fifth to the time of the steps; a base costs a third of one trained on.
     """
     read = (config.steps or 1) * (config.batch or 1)
     validations = -(-(config.steps or 1) // (config.validate_every or 1))
-    affordable = int(plan.VALIDATION_SHARE * 3 / 2 * read / (validations * species))
+    affordable = int(plan.VALIDATION_SHARE * 3 * read / (validations * species))
     return max(_WINDOWS, min(config.test_windows or 1, affordable))
 
 

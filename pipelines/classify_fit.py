@@ -28,8 +28,10 @@ from dnamamba.pipelines.classify_config import (
     steps_of,
 )
 from dnamamba.pipelines.classify_data import Sides, choose_sides, open_sheet
+from dnamamba.pipelines.classify_job import Fit
+from dnamamba.pipelines.classify_probe import fit_head
 from dnamamba.pipelines.classify_report import finish, run_contests
-from dnamamba.pipelines.classify_run import MAY_CHANGE, Fit, calibrate, probe, train
+from dnamamba.pipelines.classify_run import MAY_CHANGE, calibrate, train
 from dnamamba.pipelines.fitting import RESULTS
 from dnamamba.pipelines.resume import (
     describe_inputs,
@@ -121,7 +123,7 @@ def fit(
     remove_leftovers(output)
     _write_run(ready, sheet)
     if ready.config.freeze:
-        probe(ready)
+        fit_head(ready)
     else:
         code = train(ready, workers)
         if code is not None:

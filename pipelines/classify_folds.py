@@ -8,7 +8,7 @@ from typing import Any
 from dnamamba.config import to_dict, to_toml
 from dnamamba.data.sheet import read_sheet
 from dnamamba.errors import UsageError
-from dnamamba.evaluation.contest import percent
+from dnamamba.evaluation.contest import own, percent
 from dnamamba.evaluation.contest_file import load_contests, pool, save_contests
 from dnamamba.files import write_text
 from dnamamba.log import logger, write_run_record
@@ -92,10 +92,10 @@ def cross_validate(
     parts = [load_contests(folder / CONTESTS) for folder in folders]
     contests, places = pool(parts)
     save_contests(output / CONTESTS, contests, places)
-    each = ", ".join(percent(found[-1].model.correct.mean()) for found, _ in parts)
+    each = ", ".join(percent(own(found).model.correct.mean()) for found, _ in parts)
     facts = {
-        "Species": ", ".join(contests[-1].model.classes),
-        "Context": f"{contests[-1].length:,} bases",
+        "Species": ", ".join(own(contests).model.classes),
+        "Context": f"{own(contests).length:,} bases",
         "Folds": f"{config.folds}, each tested by a model that was fitted on the others",
         "Accuracy of each fold": f"{each} %",
         "Seed": str(config.seed),

@@ -25,6 +25,7 @@ from dnamamba.evaluation.contest import (
     Contest,
     Place,
     Row,
+    own,
     percent,
     rows,
     verdict,
@@ -38,7 +39,9 @@ from dnamamba.evaluation.plots import plot_run
 from dnamamba.evaluation.plots_calls import plot_confusion, plot_contexts, plot_reliability
 from dnamamba.log import logger, progress
 from dnamamba.pipelines.classify_config import contexts_of
-from dnamamba.pipelines.classify_run import Fit, calls_of, save
+from dnamamba.pipelines.classify_evidence import longer_contests
+from dnamamba.pipelines.classify_job import Fit, calls_of
+from dnamamba.pipelines.classify_run import save
 from dnamamba.pipelines.fitting import METRICS, PAGE, RESULTS
 from dnamamba.pipelines.table import print_table
 
@@ -59,9 +62,10 @@ def run_contests(fit: Fit) -> tuple[list[Contest], list[Place]]:
 
     Returns
     -------
-    A contest for each context, the model's own last; and where the windows of that one lie.
+    A contest for each context; and where the windows of the model's own lie. Longer contexts follow
+    where their windows are tested anyway: evidence of these is combined, as for a long record.
     """
-    contests, places = [], []
+    contests = []
     for length in contexts_of(fit.length):
         test = fit.sides.test
         most = (fit.config.test_windows or 1) * fit.length // length
@@ -69,7 +73,8 @@ def run_contests(fit: Fit) -> tuple[list[Contest], list[Place]]:
         logger.info("testing on %s windows of %s bases", f"{len(windows):,}", f"{length:,}")
         model = fit.calls(test, windows)
         contests.append(Contest(length, model, _controls(fit, length, windows)))
-        places = [Place(locus_text(test, window), describe(test, window)) for window in windows]
+    contests += longer_contests(contests[-1], test, windows)
+    places = [Place(locus_text(test, window), describe(test, window)) for window in windows]
     return contests, places
 
 
@@ -102,7 +107,7 @@ def finish(
     fit: Fit, contests: Sequence[Contest], places: Sequence[Place], overlap: Overlap
 ) -> None:
     """Leave the finished classifier, its tables, plots and page."""
-    contest = contests[-1]
+    contest = own(contests)
     accuracy, low, high = contest.model.accuracy
     best = contest.controls[contest.best].accuracy.estimate
     save(
@@ -137,7 +142,7 @@ def write_report(
     facts, notes
         For the page.
     """
-    contest = contests[-1]
+    contest = own(contests)
     table = rows(contests, MODEL)
     write_calls(folder / CALLS, contest, places)
     trained = [METRICS] if (folder / METRICS).exists() else []  # a probe is not
@@ -242,4 +247,8 @@ def _notes(fit: Fit, contest: Contest) -> list[str]:
             "Shorter contexts are read by the same model, which was fitted on "
             f"{fit.length:,} bases."
         )
+    notes.append(
+        f"Longer contexts combine the evidence of windows of {fit.length:,} bases, as calls of "
+        "long records do; the controls' likewise."
+    )
     return notes

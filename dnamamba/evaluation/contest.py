@@ -25,11 +25,14 @@ class Contest:
     Attributes
     ----------
     length
-        Bases of a window: the context.
+        Bases that a call is made of: the context.
     model
         The model's calls.
     controls
         Name to a control's calls.
+    combined
+        Windows whose evidence a call combines, the model's and the controls' alike; 1 where the
+        model reads the context as one.
 
     Raises
     ------
@@ -40,6 +43,7 @@ class Contest:
     length: int
     model: Calls
     controls: Mapping[str, Calls]
+    combined: int = 1
 
     def __post_init__(self) -> None:
         if not self.controls:
@@ -79,6 +83,14 @@ class Contest:
         return np.unique(self.model.loci).size
 
 
+def own(contests: Sequence[Contest]) -> Contest:
+    """Return the contest that counts: at the longest context that the model reads as one window."""
+    return max(
+        (contest for contest in contests if contest.combined == 1),
+        key=lambda contest: contest.length,
+    )
+
+
 @dataclass(frozen=True)
 class Row:
     """The model or a control at one context.
@@ -86,7 +98,9 @@ class Row:
     Attributes
     ----------
     context
-        Bases of a window.
+        Bases that a call is made of.
+    combined
+        Windows whose evidence a call combines.
     name
         The model's or the control's.
     windows, loci
@@ -101,6 +115,7 @@ class Row:
     """
 
     context: int
+    combined: int
     name: str
     windows: int
     loci: int
@@ -128,7 +143,17 @@ def rows(contests: Sequence[Contest], model_name: str) -> list[Row]:
         for name, calls, gain in entries:
             figures = calls.macro_f1, calls.log_loss, calls.calibration_error
             counts = len(calls.labels), contest.loci
-            table.append(Row(contest.length, name, *counts, *calls.accuracy, *figures, *gain))
+            table.append(
+                Row(
+                    contest.length,
+                    contest.combined,
+                    name,
+                    *counts,
+                    *calls.accuracy,
+                    *figures,
+                    *gain,
+                )
+            )
     return table
 
 
@@ -144,7 +169,7 @@ def verdict(contests: Sequence[Contest], name: str) -> str:
     Parameters
     ----------
     contests
-        One for each context; the last is the one that counts.
+        One for each context; that of `own` counts.
     name
         The model's.
 
@@ -153,7 +178,7 @@ def verdict(contests: Sequence[Contest], name: str) -> str:
     A control or chance that the model does not exceed comes first: gains count where their interval
     lies above zero.
     """
-    contest = contests[-1]
+    contest = own(contests)
     opponent = contest.rival or contest.best
     gain, gain_low, gain_high = contest.gains[opponent]
     accuracy, low, high = contest.model.accuracy

@@ -15,10 +15,10 @@ from dnamamba.files import atomic_path, describe_os_error
 
 
 def save_contests(path: Path, contests: Sequence[Contest], places: Sequence[Place]) -> None:
-    """Write contests and the places of the last one's windows as .npz, atomically."""
+    """Write contests and the places of the windows of `own` as .npz, atomically."""
     about = {
         "classes": contests[0].model.classes,
-        "contexts": [contest.length for contest in contests],
+        "contexts": [[contest.length, contest.combined] for contest in contests],
         "controls": list(contests[0].controls),
         "places": [[place.locus, place.region] for place in places],
     }
@@ -44,14 +44,14 @@ def load_contests(path: Path) -> tuple[list[Contest], list[Place]]:
         with path.open("rb") as handle, np.load(handle) as file:
             about = json.loads(str(file["about"]))
             contests = []
-            for number, length in enumerate(about["contexts"]):
+            for number, (length, combined) in enumerate(about["contexts"]):
                 labels, loci = file[f"{number}.labels"], file[f"{number}.loci"]
                 model, *controls = (
                     Calls(tuple(about["classes"]), probabilities, labels, loci)
                     for probabilities in file[f"{number}.probabilities"]
                 )
                 named = dict(zip(about["controls"], controls, strict=True))
-                contests.append(Contest(length, model, named))
+                contests.append(Contest(length, model, named, combined))
         return contests, [Place(*place) for place in about["places"]]
     except OSError as error:
         raise CheckpointError(str(describe_os_error(error, path))) from error
@@ -60,13 +60,13 @@ def load_contests(path: Path) -> tuple[list[Contest], list[Place]]:
 
 
 def pool(folds: Sequence[tuple[list[Contest], list[Place]]]) -> tuple[list[Contest], list[Place]]:
-    """Join the contests of the folds of a cross-validation, context by context."""
+    """Join the contests of the folds of a cross-validation, at the contexts that all have."""
     pooled = []
-    for same in zip(*(contests for contests, _ in folds), strict=True):
+    for same in zip(*(contests for contests, _ in folds), strict=False):
         controls = {
             name: pool_folds([contest.controls[name] for contest in same])
             for name in same[0].controls
         }
         model = pool_folds([contest.model for contest in same])
-        pooled.append(Contest(same[0].length, model, controls))
+        pooled.append(Contest(same[0].length, model, controls, same[0].combined))
     return pooled, [place for _, places in folds for place in places]

@@ -5,23 +5,30 @@ as the classifier is: on data cut from what it trains on. Where one of them does
 classifier has not shown that it reads sequence.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix, vstack
+from scipy.linalg import cholesky, solve_triangular
+from scipy.sparse import csc_matrix, csr_matrix, vstack
+from scipy.special import softmax
 
 from dnamamba.alphabet import BASE, SOFT_MASK, Codes, N, reverse_complement
 
 KS: Final = tuple(range(3, 9))
 """Lengths of k-mers to choose from."""
-STRENGTHS: Final = (0.01, 0.1, 1.0, 10.0, 100.0)
-"""Inverse strengths of the L2 penalty to choose from."""
+STRENGTHS: Final = tuple(10.0 ** (half / 2) for half in range(-4, 9))
+"""Inverse strengths of the L2 penalty to choose from, where windows have a mean square of 1."""
 BUCKETS: Final = 2**16
 """Columns that longer k-mers are hashed into."""
 _MIX: Final = 0x9E3779B97F4A7C15
+_BLOCK: Final = 4096
+"""Columns that are dense at a time: all would take a gigabyte."""
+_RIDGE: Final = 1e-10
+"""Added to a window's squared length, whose mean is 1: far above what is rounded."""
 
 
 def composition(codes: Codes) -> NDArray[np.float64]:
@@ -113,8 +120,8 @@ def features(name: str, windows: Iterable[Codes], k: int = 0) -> csr_matrix:
     columns, values, ends = [], [], [0]
     for codes in windows:
         found, shares = kmer_frequencies(codes, k)
-        columns.append(found)
-        values.append(shares)
+        columns.append(found.astype(np.int32))
+        values.append(shares.astype(np.float32))
         ends.append(ends[-1] + found.size)
     shape = (len(ends) - 1, min(4**k, BUCKETS))
     return csr_matrix((np.concatenate(values), np.concatenate(columns), ends), shape=shape)
@@ -122,7 +129,7 @@ def features(name: str, windows: Iterable[Codes], k: int = 0) -> csr_matrix:
 
 @dataclass(frozen=True)
 class Control:
-    """A control that is tuned and fitted.
+    """A control that is tuned and fitted: logistic regression.
 
     Attributes
     ----------
@@ -132,26 +139,23 @@ class Control:
         Of its k-mers; 0 where it counts none.
     strength
         The inverse strength of its penalty.
-    tuned_accuracy
-        On the data that both were chosen on.
+    tuned_loss
+        The log loss, in nats, on the data that both were chosen on.
+    weights, intercepts
+        (columns, classes) and (classes,) float64, of the logits; a class that no window had has an
+        intercept of minus infinity.
     """
 
     name: str
     k: int
     strength: float
-    tuned_accuracy: float
-    _scaling: Any
-    _model: Any
-    _classes: int
+    tuned_loss: float
+    weights: NDArray[np.float64]
+    intercepts: NDArray[np.float64]
 
     def probabilities(self, windows: Iterable[Codes]) -> NDArray[np.float64]:
         """Return (windows, classes), each row summing to one."""
-        found = self._model.predict_proba(
-            self._scaling.transform(features(self.name, windows, self.k))
-        )
-        probabilities = np.zeros((len(found), self._classes))
-        probabilities[:, self._model.classes_] = found
-        return probabilities
+        return _probabilities(features(self.name, windows, self.k), self.weights, self.intercepts)
 
 
 def tune_control(
@@ -174,60 +178,127 @@ def tune_control(
     train, labels
         Windows of store codes, and (windows,) int64 classes; two classes or more.
     tuning, tuning_labels
-        Likewise, of other loci.
+        Likewise, of other loci; the settings are those of the least log loss on them.
     classes
         How many there are.
     ks, strengths
-        To choose from; the first of equals.
+        To choose from; the first of equals. Strengths increase, and are left once the loss has
+        risen twice in a row.
     """
-    best = -1.0, 0, 0.0
-    rows: tuple[csr_matrix, csr_matrix] | None = None
+    best = math.inf, 0, 0.0
+    rows: list[csr_matrix] = []
     for k in ks if name == KMERS else (0,):
-        these = features(name, train, k), features(name, tuning, k)
-        scaling = _Scaling(these[0])
-        scaled = [scaling.transform(each) for each in these]
-        for strength in strengths:
-            model = _linear(strength).fit(scaled[0], labels)
-            accuracy = float(model.score(scaled[1], tuning_labels))
-            if accuracy > best[0]:
-                best, rows = (accuracy, k, strength), these
-    accuracy, k, strength = best
-    together = vstack(rows).tocsr()
-    scaling = _Scaling(together)
-    wanted = np.concatenate([labels, tuning_labels])
-    model = _linear(strength).fit(scaling.transform(together), wanted)
-    return Control(name, k, strength, accuracy, scaling, model, classes)
+        these = [features(name, windows, k) for windows in (train, tuning)]
+        for loss, strength in _losses(name, these, labels, tuning_labels, classes, strengths):
+            if loss < best[0]:
+                best, rows = (loss, k, strength), these
+    loss, k, strength = best
+    together = vstack(rows)
+    del these, rows  # as large again
+    fit = _Fit(name, together, np.concatenate([labels, tuning_labels]), classes)
+    return Control(name, k, strength, loss, *fit.at(strength))
 
 
-class _Scaling:
-    """Columns divided by their largest value, then turned to as many axes as there are windows.
+def _losses(
+    name: str,
+    rows: Sequence[csr_matrix],
+    labels: NDArray[np.int64],
+    tuning_labels: NDArray[np.int64],
+    classes: int,
+    strengths: Sequence[float],
+) -> Iterator[tuple[float, float]]:
+    """Fit the first rows, and give the loss on the second ones, at one strength after another."""
+    from sklearn.metrics import log_loss
 
-    A linear model with an L2 penalty has its weights in the span of what it is fitted on, so that
-    nothing is lost, and k-mers of which there are many times more than windows cost no more.
+    fit = _Fit(name, rows[0], labels, classes)
+    before, rises = math.inf, 0
+    for strength in strengths:
+        found = _probabilities(rows[1], *fit.at(strength))
+        loss = float(log_loss(tuning_labels, found, labels=range(classes)))
+        yield loss, strength
+        rises = rises + 1 if loss > before else 0
+        if rises == 2:
+            return
+        before = loss
+
+
+def _probabilities(
+    rows: csr_matrix, weights: NDArray[np.float64], intercepts: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    return np.asarray(softmax(rows @ weights + intercepts, axis=1))
+
+
+class _Fit:
+    """Logistic regression on centred columns, of which there may be many times more than windows.
+
+    A linear model with an L2 penalty has its weights in the span of what it is fitted on. So where
+    there are fewer windows than columns, each is described by its coordinates on orthonormal axes
+    of that span: nothing is lost, and long k-mers cost no more.
+
+    Columns are scaled so that the mean squared length of a window is 1, and a strength means the
+    same for few and for many. Those of k-mers keep their scale to each other: the square root of a
+    count varies as much whether the k-mer is rare or not, and what was seen once or twice would
+    weigh most if each were divided by its own deviation. The other controls' are of different
+    units, and are.
     """
 
-    def __init__(self, rows: csr_matrix) -> None:
-        from scipy.linalg import eigh
-        from sklearn.preprocessing import MaxAbsScaler
+    def __init__(self, name: str, rows: csr_matrix, labels: NDArray[np.int64], classes: int):
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.preprocessing import StandardScaler
 
-        self._scaler = MaxAbsScaler()
-        scaled = csr_matrix(self._scaler.fit_transform(rows))
-        self._span: tuple[csr_matrix, NDArray[np.float64]] | None = None
-        if scaled.shape[0] < scaled.shape[1]:
-            squares, axes = eigh((scaled @ scaled.T).toarray())
-            large = squares > squares[-1] * scaled.shape[0] * np.finfo(float).eps
-            self._span = scaled, axes[:, large] / np.sqrt(squares[large])
+        found = StandardScaler(with_mean=False).fit(rows)
+        self._rows, self._labels, self._classes = rows, labels, classes
+        self._mean = np.asarray(found.mean_, float)
+        self._lower: NDArray[np.float64] | None = None
+        self._seen = found.var_ > 0
+        self._seen[:1] = True  # a fit wants a column
+        self._scale = np.full(found.var_.size, math.sqrt(found.var_.sum()) or 1.0)
+        if name in PLAIN:
+            self._scale = found.scale_ * math.sqrt(found.var_.size)
+        if rows.shape[0] < self._seen.sum():
+            self._lower = cholesky(self._products(), lower=True, overwrite_a=True)
+            self._coordinates = self._lower
+        else:
+            self._coordinates = self._centred(rows, slice(None))
+        self._model = LogisticRegression(solver="newton-cg", max_iter=10_000, warm_start=True)
 
-    def transform(self, rows: csr_matrix) -> Any:
-        """Describe windows, (windows, columns) sparse or (windows, axes) dense."""
-        scaled = csr_matrix(self._scaler.transform(rows))
-        if self._span is None:
-            return scaled
-        fitted, axes = self._span
-        return (scaled @ fitted.T).toarray() @ axes
+    def _centred(self, rows: csr_matrix | csc_matrix, columns: slice) -> NDArray[np.float64]:
+        """Return those of some columns that vary, (windows, columns), centred and scaled."""
+        seen = self._seen[columns]
+        dense = rows[:, columns].toarray()[:, seen].astype(float)
+        dense -= self._mean[columns][seen]
+        dense /= self._scale[columns][seen]
+        return np.asarray(dense)
 
+    def _products(self) -> NDArray[np.float64]:
+        """Return the inner products of the windows, (windows, windows), positive definite."""
+        columns = self._rows.tocsc()
+        # Centred windows span one axis less than there are windows, and some may be the same.
+        products = _RIDGE * np.eye(columns.shape[0])
+        for first in range(0, columns.shape[1], _BLOCK):
+            block = self._centred(columns, slice(first, first + _BLOCK))
+            products += block @ block.T
+        return products
 
-def _linear(strength: float) -> Any:
-    from sklearn.linear_model import LogisticRegression
+    def at(self, strength: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the weights of columns as they were, (columns, classes), and intercepts.
 
-    return LogisticRegression(C=strength, max_iter=1000)
+        The fit starts from the one before.
+        """
+        model = self._model.set_params(C=strength).fit(self._coordinates, self._labels)
+        slopes, biases = model.coef_.T, model.intercept_
+        if len(model.classes_) == 2:  # one column: the second class against the first
+            slopes, biases = slopes * [0, 1], biases * [0, 1]
+        weights = np.zeros((self._mean.size, self._classes))
+        intercepts = np.full(self._classes, -math.inf)
+        if self._lower is None:
+            found = np.zeros((self._mean.size, slopes.shape[1]))
+            found[self._seen] = slopes
+        else:
+            shares = solve_triangular(self._lower, slopes, lower=True, trans="T")
+            found = self._rows.T @ shares - np.outer(self._mean, shares.sum(0))
+            found /= self._scale[:, None]
+        found /= self._scale[:, None]
+        weights[:, model.classes_] = found
+        intercepts[model.classes_] = biases - self._mean @ found
+        return weights, intercepts

@@ -108,7 +108,9 @@ def _contests(table: Sequence[Row]) -> str:
     bodies = []
     for context, group in groupby(table, key=lambda row: row.context):
         lines = list(group)
-        first = f'<th scope="rowgroup" rowspan="{len(lines)}">{context:,} bases</th>'
+        combined = lines[0].combined
+        of = f"<br>{combined:,} windows combined" if combined > 1 else ""
+        first = f'<th scope="rowgroup" rowspan="{len(lines)}">{context:,} bases{of}</th>'
         texts = []
         for row in lines:
             mark = ' class="model"' if row.name == table[0].name else ""

@@ -148,8 +148,14 @@ def plot_contexts(table: Sequence[Row], path: Path, chance: float) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda length, _: f"{length / 1024:.4g}")
     axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.4g} %")
-    axes.set_xlabel("bases of a window (kb of 1,024)")
-    axes.set_ylabel("windows called right")
+    if longer := [row.context for row in table if row.combined > 1]:
+        axes.axvspan(min(longer) / 2, lengths[-1] * 2, color="0.93", zorder=0)
+        axes.annotate(
+            "evidence of windows combined", (0.99, 0.01), xycoords="axes fraction", ha="right",
+            fontsize=8, color="0.4",
+        )  # fmt: skip
+    axes.set_xlabel("bases of a call (kb of 1,024)")
+    axes.set_ylabel("called right")
     handles, names = axes.get_legend_handles_labels()
     order = sorted(range(len(names)), key=lambda index: names[index] != model)
     axes.legend(

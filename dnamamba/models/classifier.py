@@ -1,8 +1,8 @@
 """A classifier of sequences: a backbone, and a linear head on what it makes of a window.
 
-In use both strands are read and their logits averaged, so that a window and its reverse complement
-get the same call; in training the window is shown as it was drawn. On disk a classifier is a model
-folder with two files more: classifier.json and classifier.safetensors, the head.
+Both strands are read and their features averaged, in training as in use, so that a window and its
+reverse complement get the same call, and what tells strands apart is no noise. On disk a classifier
+is a model folder with two files more: classifier.json and classifier.safetensors, the head.
 """
 
 import json
@@ -64,6 +64,32 @@ class ClassifierConfig:
     threshold: float | None = None
 
 
+class Head(nn.Linear):
+    """A linear layer on standardised features.
+
+    What tells classes apart may be a thousandth of a feature: without its scale, no learning rate
+    would suit both the head and the backbone.
+
+    Attributes
+    ----------
+    mean, scale
+        (in_features,) float32: what is taken from features, and what they are divided by then; 0
+        and 1 until they are measured, and never trained.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        # Parameters, not buffers: a checkpoint has them.
+        self.mean = nn.Parameter(torch.zeros(in_features), requires_grad=False)
+        self.scale = nn.Parameter(torch.ones(in_features), requires_grad=False)
+        nn.init.normal_(self.weight, std=0.02)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (batch, out_features) logits of (batch, in_features) features."""
+        return super().forward((features - self.mean) / self.scale)
+
+
 class Classifier(nn.Module):
     """Tells classes apart.
 
@@ -82,9 +108,7 @@ class Classifier(nn.Module):
         if not language.config.tie_embeddings:
             language.lm_head.requires_grad_(False)
         width = language.config.d_model * (2 if config.pool == "both" else 1)
-        self.head = nn.Linear(width, len(config.classes))
-        nn.init.normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        self.head = Head(width, len(config.classes))
 
     @property
     def recompute(self) -> Recompute:
@@ -127,7 +151,7 @@ class Classifier(nn.Module):
         """
         if state is not None or return_state:
             raise UsageError("a classifier reads windows whole: it has no state to carry")
-        logits = self.head_on(self.features(ids))
+        logits = self.logits(ids)
         return functional.cross_entropy(logits, targets[:, 0], reduction="none")[:, None], None
 
     def features(self, ids: Tensor) -> Tensor:

@@ -229,4 +229,4 @@ def _last_seconds(path: Path) -> float:
 def _last_validated(path: Path) -> int:
     metrics = read_metrics(path)
     rows = zip(metrics["step"], metrics["valid_bits"], strict=True)
-    return max((int(step) for step, bits in rows if bits), default=0)
+    return max((int(step) for step, bits in rows if bits), default=-1)

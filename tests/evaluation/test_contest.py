@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import math
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from dnamamba.evaluation.contest import (
     COLUMNS,
     Contest,
     Place,
+    own,
     percent,
     pool_folds,
     rows,
@@ -114,10 +116,12 @@ def test_a_verdict_on_a_model_that_won() -> None:
     assert "\n" not in says
 
 
-def test_a_verdict_is_about_the_last_context() -> None:
+def test_a_verdict_is_about_the_longest_context_of_one_window() -> None:
     tied = contest(share(0.6), 1024, kmers=share(0.6, seed=1))
-    assert verdict([tied, WON], "mamba") == verdict([WON], "mamba")
-    assert "at 1,024 bases" in verdict([WON, tied], "mamba")
+    combined = dataclasses.replace(tied, length=2**16, combined=16)
+    assert verdict([tied, WON, combined], "mamba") == verdict([WON], "mamba")
+    assert own([tied, WON, combined]) is WON
+    assert "at 1,024 bases" in verdict([tied], "mamba")
 
 
 @pytest.mark.parametrize("accuracy", [0.7, 0.9])

@@ -4,8 +4,6 @@ from collections import Counter
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import MaxAbsScaler
 
 from dnamamba.alphabet import SOFT_MASK, Codes, N, reverse_complement
 from dnamamba.evaluation.controls import (
@@ -135,26 +133,106 @@ def test_each_control_tells_what_differs(name: str) -> None:
         assert (probabilities[:, 1] == 0).all()
         accuracy = (probabilities.argmax(1) == sets[2][1]).mean()
         if control_name == name:
-            assert min(accuracy, control.tuned_accuracy) > 0.9
+            assert accuracy > 0.9
+            assert control.tuned_loss < 0.4
         elif name in ("N and gaps", "soft masking") and control_name != "k-mers":
             assert accuracy < 0.75
     assert control.k in (3, 5)
 
 
-def test_fewer_windows_than_kmers_lose_nothing() -> None:
-    """The fit in the windows' span is that over all columns."""
+def skewed(count: int, size: int = 300, step: float = 0.1) -> tuple[list[Codes], np.ndarray]:
+    """Return windows whose classes, 0 and 1 in turn, differ in how many A and C they have."""
     random = np.random.default_rng(0)
-    labels = np.arange(40) % 2
-    windows = [random.choice(4, 300, p=[0.3 - 0.1 * x, 0.2 + 0.1 * x, 0.3, 0.2]) for x in labels]
-    codes = [window.astype(np.uint8) for window in windows]
+    labels = np.arange(count) % 2
+    shares = [[0.3 - step * x, 0.2 + step * x, 0.3, 0.2] for x in labels]
+    return [random.choice(4, size, p=p).astype(np.uint8) for p in shares], labels
+
+
+@pytest.mark.parametrize("k", [2, 5])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_it_is_logistic_regression_on_centred_columns(k: int, classes: int) -> None:
+    """In the windows' span, and where there are fewer columns than windows."""
+    codes, labels = skewed(42)
+    labels = np.arange(42) % classes
     control = tune_control(
-        "k-mers", codes[:20], labels[:20], codes[20:30], labels[20:30], classes=2, ks=(5,)
+        "k-mers",
+        codes[:20],
+        labels[:20],
+        codes[20:30],
+        labels[20:30],
+        classes=classes,
+        ks=(k,),
+        strengths=(30.0,),
     )
-    rows = features("k-mers", codes, 5)
-    assert rows.shape[0] < rows.shape[1]
-    whole = make_pipeline(
-        MaxAbsScaler(), LogisticRegression(C=control.strength, max_iter=10_000, tol=1e-8)
-    ).fit(rows[:30], labels[:30])
-    wanted = whole.predict_proba(rows[30:])
+    rows = features("k-mers", codes, k).toarray().astype(float)
+    seen = np.count_nonzero(rows[:30].var(0))
+    assert seen < 30 if k == 2 else seen > 30
+    scaled = (rows - rows[:30].mean(0)) / np.sqrt(rows[:30].var(0).sum())
+    whole = LogisticRegression(C=30.0, max_iter=10_000, tol=1e-8).fit(scaled[:30], labels[:30])
+    wanted = whole.predict_proba(scaled[30:])
     np.testing.assert_allclose(control.probabilities(codes[30:]), wanted, atol=2e-3)
-    assert abs(wanted - 0.5).max() > 0.05
+    assert abs(wanted - 1 / classes).max() > 0.05
+    chosen = LogisticRegression(C=30.0, max_iter=10_000, tol=1e-8)
+    scaled = (rows - rows[:20].mean(0)) / np.sqrt(rows[:20].var(0).sum())
+    probabilities = chosen.fit(scaled[:20], labels[:20]).predict_proba(scaled[20:30])
+    loss = -np.log(probabilities[np.arange(10), labels[20:30]]).mean()
+    assert control.tuned_loss == pytest.approx(loss, abs=2e-3)
+
+
+def test_settings_are_those_of_the_least_log_loss() -> None:
+    codes, labels = skewed(60, step=0.05)
+    sets = codes[:40], labels[:40], codes[40:], labels[40:]
+    each = [
+        tune_control("k-mers", *sets, classes=2, ks=(k,), strengths=(strength,))
+        for k in (1, 4)
+        for strength in (0.01, 1.0, 10.0)
+    ]
+    best = min(each, key=lambda control: control.tuned_loss)
+    control = tune_control("k-mers", *sets, classes=2, ks=(1, 4), strengths=(0.01, 1.0, 10.0))
+    assert (control.k, control.strength) == (best.k, best.strength)
+    assert control.tuned_loss == pytest.approx(best.tuned_loss, abs=1e-3)
+    assert control.tuned_loss < np.log(2) - 0.05
+
+
+def test_strengths_are_left_once_the_loss_has_risen_twice() -> None:
+    """No fit takes a strength below zero."""
+    codes, labels = skewed(60, step=0.0)
+    sets = codes[:40], labels[:40], codes[40:], 1 - labels[40:]
+    strengths = (1e-3, 1.0, 100.0, 1e4)
+    with pytest.raises(ValueError, match="'C'"):
+        tune_control("k-mers", *sets, classes=2, ks=(4,), strengths=(*strengths[:2], -1.0))
+    control = tune_control("k-mers", *sets, classes=2, ks=(4,), strengths=(*strengths, -1.0))
+    assert control.strength == 1e-3
+    assert control.tuned_loss == pytest.approx(np.log(2), abs=0.01)
+
+
+def test_what_is_separable_or_the_same_can_be_fitted() -> None:
+    """As are windows that come twice, and such as have no k-mer: their products are singular."""
+    codes, labels = skewed(12, step=0.2)
+    sets = codes * 2, np.tile(labels, 2), codes, labels
+    control = tune_control("k-mers", *sets, classes=2, ks=(6,), strengths=(1.0, 1e4, 1e6))
+    assert control.strength >= 1e4
+    assert (control.probabilities(codes).argmax(1) == labels).all()
+    empty = [np.full(20, N, np.uint8)] * 4
+    control = tune_control(
+        "k-mers", empty, np.array([0, 1, 1, 1]), empty, np.array([0, 1, 1, 1]), classes=2
+    )
+    np.testing.assert_allclose(control.probabilities(empty[:1]), [[0.25, 0.75]], atol=1e-3)
+
+
+def test_columns_are_dense_a_few_at_a_time() -> None:
+    codes, labels = skewed(300, size=4000)
+    tracemalloc.start()
+    tune_control(
+        "k-mers",
+        codes[:200],
+        labels[:200],
+        codes[200:],
+        labels[200:],
+        classes=2,
+        ks=(8,),
+        strengths=(1.0,),
+    )
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 300 * 4**8 * 8 / 2

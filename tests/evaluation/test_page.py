@@ -17,7 +17,7 @@ VOID = {"meta", "img"}
 
 def row(context: int, name: str, gain: float = math.nan, bounds: float = 0.04) -> Row:
     ends = gain - bounds, gain + bounds
-    return Row(context, name, 1200, 30, 0.5, 0.45, 0.55, 0.49, 1.25, 0.031, gain, *ends)
+    return Row(context, 1, name, 1200, 30, 0.5, 0.45, 0.55, 0.49, 1.25, 0.031, gain, *ends)
 
 
 TABLE = [

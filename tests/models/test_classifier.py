@@ -13,6 +13,7 @@ from dnamamba.models import classifier as module
 from dnamamba.models.classifier import (
     Classifier,
     ClassifierConfig,
+    Head,
     Pool,
     is_classifier_folder,
     load_classifier,
@@ -87,10 +88,11 @@ def test_gradients_are_those_of_the_hidden_states(
     monkeypatch.setattr(module, "SCORED", 10)
     built, ids = build(tiny_model(), pool), random_ids(23)
     targets = torch.tensor([[2], [0]])
-    parameters = dict(built.named_parameters())
+    parameters = {name: each for name, each in built.named_parameters() if each.requires_grad}
     nats, state = built.nats(ids, targets)
-    hidden, _ = built.language.backbone(ids)
-    seen = {"last": hidden[:, -1], "mean": hidden.mean(1)}
+    other = reverse_complement(ids, built.language.complement)
+    both = torch.stack([built.language.backbone(strand)[0] for strand in (ids, other)])
+    seen = {"last": both[:, :, -1].mean(0), "mean": both.mean((0, 2))}
     features = torch.cat([seen[name] for name in ("last", "mean") if pool in (name, "both")], 1)
     wanted = functional.cross_entropy(built.head(features), targets[:, 0], reduction="none")
     assert state is None
@@ -102,6 +104,18 @@ def test_gradients_are_those_of_the_hidden_states(
         rtol=1e-4,
         atol=1e-6,
     )
+
+
+def test_the_head_standardises_features() -> None:
+    head = Head(3, 2)
+    features = torch.randn(5, 3)
+    torch.testing.assert_close(head(features), features @ head.weight.T + head.bias)
+    with torch.no_grad():
+        head.mean.copy_(torch.tensor([1.0, 2.0, 3.0]))
+        head.scale.copy_(torch.tensor([0.5, 4.0, 1.0]))
+    standard = (features - torch.tensor([1.0, 2.0, 3.0])) / torch.tensor([0.5, 4.0, 1.0])
+    torch.testing.assert_close(head(features), standard @ head.weight.T + head.bias)
+    assert set(head.state_dict()) == {"weight", "bias", "mean", "scale"}
 
 
 def test_a_part_of_a_window_has_no_class(tiny_model: Build, random_ids: Draw) -> None:
@@ -133,7 +147,11 @@ def test_an_untied_head_of_bases_is_not_trained(tiny_model: Build, random_ids: D
         built = build(tiny_model(tie_embeddings=tied))
         built.nats(random_ids(9), torch.tensor([[0], [1]]))[0].sum().backward()
         without = [name for name, p in built.named_parameters() if p.grad is None]
-        assert without == ([] if tied else ["language.lm_head.weight"])
+        assert without == [
+            *([] if tied else ["language.lm_head.weight"]),
+            "head.mean",
+            "head.scale",
+        ]
         assert all(p.requires_grad != (name in without) for name, p in built.named_parameters())
 
 

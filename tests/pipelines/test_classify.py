@@ -20,8 +20,8 @@ from dnamamba.models.classifier import (
 )
 from dnamamba.models.heads import LanguageModel
 from dnamamba.models.pretrained import model_card, save
-from dnamamba.pipelines import classify_run
-from dnamamba.pipelines.classify_run import Fit
+from dnamamba.pipelines import classify_job, classify_run
+from dnamamba.pipelines.classify_job import Fit
 from tests.pipelines.runs import one_line, table, without_times
 
 STEPS = 6
@@ -61,7 +61,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def arguments(sheet: Path, backbone: Path, output: Path, *more: str) -> list[str]:
     return [
         *("classify", "--species", str(sheet), "-m", str(backbone), "-o", str(output)),
-        *("--length", "128", "--batch", "6", "--steps", str(STEPS), "--lr", "0.01"),
+        *("--length", "128", "--batch", "6", "--steps", str(STEPS), "--lr", "0.001"),
         *("--folds", "4", "--validate-every", "2", "--checkpoint-every", "2"),
         *("--device", "cpu", "-t", "1", *more),
     ]
@@ -85,14 +85,10 @@ def test_a_fit_leaves_a_model_and_a_report(fitted: Path) -> None:
     assert config.classes == ("ape", "bear", "cow")
     assert (config.length, config.shortest, config.pool) == (128, 128, "mean")
     rows = table((fitted / "results.tsv").read_text())
-    assert [row["name"] for row in rows] == [
-        "the model",
-        "base composition",
-        "N and gaps",
-        "soft masking",
-        "k-mers",
-    ]
-    accuracies = {row["name"]: float(row["accuracy"]) for row in rows}
+    names = ["the model", "base composition", "N and gaps", "soft masking", "k-mers"]
+    assert [row["name"] for row in rows] == names * 2
+    assert [(row["context"], row["combined"]) for row in rows[::5]] == [("128", "1"), ("512", "4")]
+    accuracies = {row["name"]: float(row["accuracy"]) for row in rows[:5]}
     assert accuracies["base composition"] > 0.9, "the data are made so"
     assert accuracies["N and gaps"] == pytest.approx(1 / 3), "there are none"
     calls = table((fitted / "calls.tsv").read_text())
@@ -109,7 +105,7 @@ def test_the_model_kept_is_the_best_on_the_valid_side(
     sheet: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output, saved, heads = tmp_path / "kept", [], []
-    bits = iter([2.0, 1.0, 3.0, 0.5, 4.0, 5.0])
+    bits = iter([2.5, 2.0, 3.0, 1.0, 0.5, 4.0, 5.0])
     save_classifier = classify_run.save_classifier
 
     def scoring(self: Fit, stop: object) -> Score:
@@ -123,11 +119,11 @@ def test_the_model_kept_is_the_best_on_the_valid_side(
     monkeypatch.setattr(Fit, "score", scoring)
     monkeypatch.setattr(classify_run, "save_classifier", saving)
     assert cli.run(arguments(sheet, backbone, output, "--validate-every", "1")) == 0
-    assert len(heads) == STEPS
-    wanted = [heads[0], heads[1], heads[3], heads[3]]
+    assert len(heads) == 1 + STEPS, "the head that training starts from is one of them"
+    wanted = [*(heads[step] for step in (0, 1, 3, 4)), heads[4]]
     assert len(saved) == len(wanted), "each record, and the last one when it is calibrated"
     assert all(torch.equal(one, other) for one, other in zip(saved, wanted, strict=True))
-    assert torch.equal(load_classifier(output).head.weight, heads[3])
+    assert torch.equal(load_classifier(output).head.weight, heads[4])
 
 
 def test_the_same_command_gives_the_same_model(
@@ -149,7 +145,7 @@ def test_a_stopped_fit_goes_on_as_if_never_stopped(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     output = tmp_path / "stopped"
-    stop_at(2, signal.SIGTERM, classify_run)
+    stop_at(2, signal.SIGTERM, classify_job)
     assert cli.run(arguments(sheet, backbone, output)) == 0
     monkeypatch.undo()
     assert not (output / "results.tsv").exists()
