@@ -183,8 +183,8 @@ def _set_up(
             language = pretrained.load(config.model)
         else:
             language = LanguageModel(preset(config.preset or ""))
-        contexts = contexts_of(length)
-        about = ClassifierConfig(sides.species, length, contexts[0], config.pool or "mean")
+        contexts = tuple(contexts_of(length))
+        about = ClassifierConfig(sides.species, contexts, config.pool or "mean")
         classifier = Classifier(language, about).to(device)
     language.backend = config.backend
     _require_windows(sides, length)

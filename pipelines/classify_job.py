@@ -166,9 +166,10 @@ class Fit:
         bits = -np.log2(np.maximum(chosen, np.finfo(float).tiny))
         return Score(bits, np.ones(len(bits), np.int64), float(calls.correct.mean()))
 
-    def valid_windows(self) -> list[LabelledWindow]:
+    def valid_windows(self, length: int | None = None) -> list[LabelledWindow]:
         """Return the windows that the model is calibrated on, and chosen on some of."""
-        return spread(tile_tracks(self.sides.valid, self.length), self.config.test_windows or 1)
+        windows = tile_tracks(self.sides.valid, length or self.length)
+        return spread(windows, self.config.test_windows or 1)
 
     def save_model(self, step: int) -> None:
         """Write nothing: `train` keeps the model that is best on the valid side."""

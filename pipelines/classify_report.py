@@ -215,7 +215,10 @@ def _facts(fit: Fit, contest: Contest, overlap: Overlap) -> dict[str, str]:
         if config.pool != "both"
         else "on the last and the mean hidden state",
         "Seed": str(config.seed),
-        "Temperature": f"{classifier.config.temperature:.3g}",
+        "Temperature": ", ".join(
+            f"{classifier.config.temperature(length):.3g} at {length:,} bases"
+            for length in classifier.config.contexts
+        ),
         "Unsure below": "every call: no threshold made enough of them right on the valid side"
         if threshold is None
         else f"{threshold:.3f}, from where on {percent(config.target)} % of the valid calls are "
@@ -238,7 +241,7 @@ def _notes(fit: Fit, contest: Contest) -> list[str]:
         "Intervals resample loci, not windows: homologous windows are no independent witnesses.",
         "The controls are fitted on the same sides as the model: on windows of train and valid, "
         "their settings chosen on valid.",
-        "The model of the report is the best on the valid side, which its temperature and the "
+        "The model of the report is the best on the valid side, which its temperatures and the "
         "threshold of unsure were chosen on, too; the test side was read once, at the end.",
         "It knows the species above and no other: what belongs to none of them is at best unsure.",
     ]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dnamamba.config import to_dict
-from dnamamba.evaluation.calls import Calls, temperature_for, threshold_for
+from dnamamba.evaluation.calls import temperature_for, threshold_for
 from dnamamba.evaluation.language import Score
 from dnamamba.log import logger, read_metrics
 from dnamamba.models import pretrained
@@ -100,22 +100,18 @@ def train(fit: Fit, workers: int) -> int | None:
     return say_stopped(fit, done, stop)
 
 
-def calibrate(fit: Fit) -> Calls:
-    """Choose the temperature and the threshold of `unsure` on the valid side.
-
-    Returns
-    -------
-    Its calls, calibrated.
-    """
-    calls = fit.calls(fit.sides.valid, fit.valid_windows())
-    temperature = temperature_for(calls)
-    fit.classifier.config = dataclasses.replace(fit.classifier.config, temperature=temperature)
-    calibrated = fit.calls(fit.sides.valid, fit.valid_windows())
-    threshold = threshold_for(calibrated, fit.config.target)
+def calibrate(fit: Fit) -> None:
+    """Choose the temperature of each context, and the threshold of `unsure`, on the valid side."""
+    config = fit.classifier.config
+    valid = fit.sides.valid
+    calls = [fit.calls(valid, fit.valid_windows(context)) for context in config.contexts]
+    temperatures = tuple(map(temperature_for, calls))
+    threshold = threshold_for(calls[-1].tempered(temperatures[-1]), fit.config.target)
     fit.classifier.config = dataclasses.replace(
-        fit.classifier.config, threshold=threshold if math.isfinite(threshold) else None
+        config,
+        temperatures=temperatures,
+        threshold=threshold if math.isfinite(threshold) else None,
     )
-    return calibrated
 
 
 def save(fit: Fit, figures: dict[str, float]) -> None:

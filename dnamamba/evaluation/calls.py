@@ -5,7 +5,7 @@ neighbouring bases. So intervals resample loci.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -52,6 +52,12 @@ class Calls:
                 f"probabilities have shape {self.probabilities.shape}; {wanted} is wanted, for at "
                 "least one window, with as many labels and loci"
             )
+
+    def tempered(self, temperature: float) -> "Calls":
+        """Return the calls with logits divided by a temperature."""
+        logs = np.log(np.maximum(self.probabilities, np.finfo(float).tiny)) / temperature
+        weights = np.exp(logs - logs.max(1, keepdims=True))
+        return replace(self, probabilities=weights / weights.sum(1, keepdims=True))
 
     @property
     def called(self) -> NDArray[np.int64]:
@@ -149,13 +155,8 @@ def temperature_for(calls: Calls) -> float:
     """
     from scipy.optimize import minimize_scalar
 
-    logs = np.log(np.maximum(calls.probabilities, np.finfo(float).tiny))
-
     def loss(log_temperature: float) -> float:
-        scaled = logs / math.exp(log_temperature)
-        scaled = scaled - scaled.max(1, keepdims=True)
-        chosen = scaled[np.arange(len(scaled)), calls.labels]
-        return float((np.log(np.exp(scaled).sum(1)) - chosen).mean())
+        return calls.tempered(math.exp(log_temperature)).log_loss
 
     bound = math.log(20.0)
     found = minimize_scalar(loss, bounds=(-bound, bound), method="bounded")

@@ -105,7 +105,7 @@ def plot_reliability(calls: Calls, path: Path) -> None:
 
 
 def plot_contexts(table: Sequence[Row], path: Path, chance: float) -> None:
-    """Draw accuracy over the length of windows: the model's with its interval, and the controls'.
+    """Draw accuracy over context: the model's with its interval, and the controls'.
 
     Parameters
     ----------

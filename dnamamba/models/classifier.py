@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as from_safetensors
@@ -43,25 +44,50 @@ class ClassifierConfig:
     ----------
     classes
         Names, in the order of the logits.
-    length
-        Bases of the windows that it was fitted on.
-    shortest
-        Bases of the shortest windows that it was tested on; it makes no call of fewer.
+    contexts
+        Bases of the windows that it was tested on, increasing; the last are those that it was
+        fitted on. It makes no call of fewer than the first.
     pool
         What the head sees.
-    temperature
-        What logits are divided by in use (Guo et al., arXiv 1706.04599, section 4.2).
+    temperatures
+        What logits are divided by in use (Guo et al., arXiv 1706.04599, section 4.2), at each
+        context: a short window says less than the one it was cut from.
     threshold
         The least probability of a call; None where no threshold made calls right often enough, and
         every call is unsure.
     """
 
     classes: tuple[str, ...]
-    length: int
-    shortest: int
+    contexts: tuple[int, ...]
     pool: Pool = "mean"
-    temperature: float = 1.0
+    temperatures: tuple[float, ...] = ()
     threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.contexts or sorted(set(self.contexts)) != list(self.contexts):
+            raise UsageError(f"contexts {self.contexts}: give one or more, increasing")
+        if self.temperatures and len(self.temperatures) != len(self.contexts):
+            raise UsageError(f"temperatures {self.temperatures}: give one for each context")
+
+    @property
+    def shortest(self) -> int:
+        """Bases of the shortest windows that it was tested on."""
+        return self.contexts[0]
+
+    @property
+    def length(self) -> int:
+        """Bases of the windows that it was fitted on."""
+        return self.contexts[-1]
+
+    def temperature(self, bases: int) -> float:
+        """Return what the logits of a window are divided by; 1 before it is calibrated.
+
+        Between two contexts its logarithm is interpolated, over that of the bases.
+        """
+        if not self.temperatures:
+            return 1.0
+        logs = np.log(self.contexts), np.log(self.temperatures)
+        return float(np.exp(np.interp(np.log(bases), *logs)))
 
 
 class Head(nn.Linear):
@@ -207,7 +233,8 @@ class Classifier(nn.Module):
         ids
             (batch, length) int64.
         """
-        return torch.softmax(self.logits(ids).double() / self.config.temperature, 1)
+        temperature = self.config.temperature(ids.shape[1])
+        return torch.softmax(self.logits(ids).double() / temperature, 1)
 
 
 def save_classifier(classifier: Classifier, folder: Path, card: str) -> None:

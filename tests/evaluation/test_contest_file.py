@@ -17,11 +17,12 @@ def drawn(seed: int, windows: int) -> Calls:
 
 def contests(seed: int) -> tuple[list[Contest], list[Place]]:
     made = []
-    for length, windows in ((1024, 12), (4096, 3)):
+    for length, windows, combined in ((1024, 12, 1), (4096, 3, 4)):
         model = drawn(seed, windows)
         other = Calls(model.classes, model.probabilities[::-1], model.labels, model.loci)
-        made.append(Contest(length, model, {"k-mers": other, "composition": model}))
-    return made, [Place(f"r:{i}", f"x {i}") for i in range(3)]
+        controls = {"k-mers": other, "composition": model}
+        made.append(Contest(length, model, controls, combined))
+    return made, [Place(f"r:{i}", f"x {i}") for i in range(12)]
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -30,18 +31,24 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     after, read = load_contests(tmp_path / "contests.npz")
     assert read == places
     assert list(map(str, rows(after, "m"))) == list(map(str, rows(before, "m")))
-    assert [contest.length for contest in after] == [1024, 4096]
+    assert [(contest.length, contest.combined) for contest in after] == [(1024, 1), (4096, 4)]
     assert list(after[0].controls) == ["k-mers", "composition"]
 
 
 def test_folds_are_pooled_context_by_context() -> None:
     folds = [contests(0), contests(1)]
     pooled, places = pool(folds)
-    assert [contest.length for contest in pooled] == [1024, 4096]
+    assert [(contest.length, contest.combined) for contest in pooled] == [(1024, 1), (4096, 4)]
     assert [contest.loci for contest in pooled] == [24, 6]
     right = [part[0][0].controls["k-mers"].correct for part in folds]
     assert np.array_equal(pooled[0].controls["k-mers"].correct, np.concatenate(right))
-    assert len(places) == 6
+    assert len(places) == 24
+
+
+def test_a_context_that_a_fold_lacks_is_not_pooled() -> None:
+    (one, places), (other, others) = contests(0), contests(1)
+    pooled, _ = pool([(one, places), (other[:1], others)])
+    assert [contest.length for contest in pooled] == [1024]
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", None])

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,3 +103,15 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "confusion.png").mkdir()
     with pytest.raises(DnamambaError, match=r"confusion\.png"):
         plot_confusion(drawn(2), tmp_path / "confusion.png")
+
+
+def test_contexts_of_combined_windows_are_marked(tmp_path: Path, figure: list) -> None:
+    (first, longer) = contests((1024, 4096))
+    for combined, shaded in ((1, 0), (4, 1)):
+        table = rows([first, replace(longer, combined=combined)], "mamba")
+        plot_contexts(table, tmp_path / "contexts.png", 0.25)
+        axes = figure[-1].axes[0]
+        assert len(axes.patches) == shaded
+        assert any("combined" in text.get_text() for text in axes.texts) == bool(shaded)
+    (span,) = axes.patches
+    assert span.get_x() == 2048

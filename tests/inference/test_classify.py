@@ -81,7 +81,7 @@ def test_strands_that_begin_alike() -> None:
 def classifier() -> Classifier:
     torch.manual_seed(0)
     model = LanguageModel(ModelConfig(d_model=16, n_layer=2, d_state=4))
-    built = Classifier(model, ClassifierConfig(("a", "b", "c"), 64, 8, "both"))
+    built = Classifier(model, ClassifierConfig(("a", "b", "c"), (8, 64), "both"))
     torch.nn.init.normal_(built.head.weight)
     return built.eval()
 

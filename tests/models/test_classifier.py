@@ -36,7 +36,7 @@ FORMS: list[dict[str, Any]] = [
 
 
 def build(model: LanguageModel, pool: Pool = "mean", **options: Any) -> Classifier:
-    settings = {"length": 64, "shortest": 8, "temperature": 2.0, "threshold": 0.5, **options}
+    settings = {"contexts": (8, 64), "temperatures": (2.0, 2.0), "threshold": 0.5, **options}
     built = Classifier(model, ClassifierConfig(("a", "b", "c"), pool=pool, **settings))
     torch.nn.init.normal_(built.head.weight)
     torch.nn.init.normal_(built.head.bias)
@@ -104,6 +104,31 @@ def test_gradients_are_those_of_the_hidden_states(
         rtol=1e-4,
         atol=1e-6,
     )
+
+
+def test_a_temperature_belongs_to_a_context(tiny_model: Build, random_ids: Draw) -> None:
+    config = ClassifierConfig(("a", "b"), (8, 32, 128), temperatures=(4.0, 2.0, 0.5))
+    assert (config.shortest, config.length) == (8, 128)
+    wanted = {4: 4, 8: 4, 16: 8**0.5, 32: 2, 64: 1, 128: 0.5, 500: 0.5}
+    for bases, temperature in wanted.items():
+        assert config.temperature(bases) == pytest.approx(temperature)
+    assert ClassifierConfig(("a", "b"), (8, 32)).temperature(20) == 1
+    built = build(tiny_model(), contexts=(8, 16), temperatures=(4.0, 1.0))
+    for bases, temperature in ((8, 4.0), (16, 1.0)):
+        ids = random_ids(bases)
+        wanted_here = torch.softmax(built.logits(ids).double() / temperature, 1)
+        torch.testing.assert_close(built.probabilities(ids), wanted_here)
+
+
+@pytest.mark.parametrize(
+    ("contexts", "temperatures", "fault"),
+    [((), (), "one or more"), ((32, 8), (), "increasing"), ((8, 32), (1.0,), "for each context")],
+)
+def test_contexts_that_make_no_sense(
+    contexts: tuple[int, ...], temperatures: tuple[float, ...], fault: str
+) -> None:
+    with pytest.raises(UsageError, match=fault):
+        ClassifierConfig(("a", "b"), contexts, temperatures=temperatures)
 
 
 def test_the_head_standardises_features() -> None:
@@ -235,7 +260,7 @@ def test_a_language_model_is_no_classifier(tiny_model: Build, tmp_path: Path) ->
         ("\xff", r"classifier\.json: damaged"),
         ('{"format": 2}', r"format is 2, and this dnamamba reads 1; pip install -U"),
         ("{}", "format is None"),
-        ('{"format": 1, "classes": ["a"], "length": 8}', r"classifier\.json: missing shortest"),
+        ('{"format": 1, "classes": ["a"]}', r"classifier\.json: missing contexts"),
         ('{"format": 1, "class": ["a"]}', "unknown setting 'class'; did you mean 'classes'"),
         ('{"format": 1, "classes": "a"}', "'a' is not a list"),
         ('{"format": 1, "pool": "max"}', "'max' is not one of 'last', 'mean', 'both'"),

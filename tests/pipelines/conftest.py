@@ -1,4 +1,4 @@
-"""Small pretraining runs that several files of tests share."""
+"""Small genomes, models and runs that several files of tests share."""
 
 import os
 import random
@@ -11,6 +11,9 @@ import pytest
 import torch
 
 from dnamamba import cli
+from dnamamba.models.backbone import ModelConfig
+from dnamamba.models.heads import LanguageModel
+from dnamamba.models.pretrained import model_card, save
 from dnamamba.pipelines import pretrain_run
 from tests.pipelines.runs import arguments
 
@@ -33,6 +36,37 @@ def straight(genome: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("runs") / "straight"
     assert cli.run(arguments(genome, output)) == 0
     return output
+
+
+@pytest.fixture(scope="session")
+def sheet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three species of different composition, in twelve homologous records each."""
+    folder = tmp_path_factory.mktemp("species")
+    lines = ["species,fasta"]
+    for number, (name, weights) in enumerate(
+        {"ape": [3, 1, 1, 3], "bear": [1, 3, 3, 1], "cow": [1, 1, 1, 1]}.items()
+    ):
+        rng = random.Random(number)
+        with (folder / f"{name}.fa").open("w") as handle:
+            for i in range(12):
+                bases = "".join(rng.choices("ACGT", weights, k=1000))
+                handle.write(
+                    f">{name}{i} own:1-1000 ref:{1000 * i + 1}-{1000 * i + 1000}\n{bases}\n"
+                )
+        lines.append(f"{name},{name}.fa")
+    path = folder / "three.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small language model that nothing has trained."""
+    torch.manual_seed(0)
+    model = LanguageModel(ModelConfig(d_model=16, n_layer=2))
+    folder = tmp_path_factory.mktemp("models") / "small"
+    save(model, folder, model_card(model, name="small", data=[], metrics={}))
+    return folder
 
 
 @pytest.fixture(autouse=True)

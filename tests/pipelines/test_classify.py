@@ -1,7 +1,6 @@
 """Fitting a classifier from the command line, on genomes that a linear model can tell apart."""
 
 import json
-import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -12,50 +11,16 @@ import torch
 
 from dnamamba import cli
 from dnamamba.evaluation.language import Score
-from dnamamba.models.backbone import ModelConfig
 from dnamamba.models.classifier import (
     Classifier,
     load_classifier,
     read_classifier_config,
 )
-from dnamamba.models.heads import LanguageModel
-from dnamamba.models.pretrained import model_card, save
 from dnamamba.pipelines import classify_job, classify_run
 from dnamamba.pipelines.classify_job import Fit
 from tests.pipelines.runs import one_line, table, without_times
 
 STEPS = 6
-
-
-@pytest.fixture(scope="session")
-def sheet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three species of different composition, in twelve homologous records each."""
-    folder = tmp_path_factory.mktemp("species")
-    lines = ["species,fasta"]
-    for number, (name, weights) in enumerate(
-        {"ape": [3, 1, 1, 3], "bear": [1, 3, 3, 1], "cow": [1, 1, 1, 1]}.items()
-    ):
-        rng = random.Random(number)
-        with (folder / f"{name}.fa").open("w") as handle:
-            for i in range(12):
-                bases = "".join(rng.choices("ACGT", weights, k=1000))
-                handle.write(
-                    f">{name}{i} own:1-1000 ref:{1000 * i + 1}-{1000 * i + 1000}\n{bases}\n"
-                )
-        lines.append(f"{name},{name}.fa")
-    path = folder / "three.csv"
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
-@pytest.fixture(scope="session")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small language model that nothing has trained."""
-    torch.manual_seed(0)
-    model = LanguageModel(ModelConfig(d_model=16, n_layer=2))
-    folder = tmp_path_factory.mktemp("models") / "small"
-    save(model, folder, model_card(model, name="small", data=[], metrics={}))
-    return folder
 
 
 def arguments(sheet: Path, backbone: Path, output: Path, *more: str) -> list[str]:

@@ -35,7 +35,7 @@ def fitted(folder: Path, threshold: float | None) -> Path:
     torch.manual_seed(0)
     model = LanguageModel(ModelConfig(d_model=16, n_layer=2, d_state=4))
     torch.nn.init.normal_(model.backbone.embedding.weight)
-    config = ClassifierConfig(CLASSES, LENGTH, SHORTEST, "mean", threshold=threshold)
+    config = ClassifierConfig(CLASSES, (SHORTEST, LENGTH), threshold=threshold)
     built = Classifier(model, config)
     torch.nn.init.normal_(built.head.weight, std=2.0)
     save_classifier(built, folder, "A card\n")
