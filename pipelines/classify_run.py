@@ -47,7 +47,10 @@ def train(fit: Fit, workers: int) -> int | None:
     -------
     None if it is trained to the end, or the exit code after a signal.
     """
+    head = fit.classifier.head
+    head.forget()  # what was seen while memory and time were measured
     optimizer = build_optimizer(fit.classifier, fit.optimizer)
+    optimizer.register_step_post_hook(lambda *_: head.follow())
     checkpoints = Checkpoints(fit.folder, fit.classifier, optimizer, _identity(fit))
     start = done = checkpoints.restore()
     if start:

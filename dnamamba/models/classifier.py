@@ -32,6 +32,8 @@ Pool = Literal["last", "mean", "both"]
 """What the head sees of the final hidden states: the last position, the mean, or the two."""
 CONFIG: Final = "classifier.json"
 HEAD: Final = "classifier.safetensors"
+CENTRE_RATE: Final = 0.1
+"""Share by which a step moves the mean that is taken from features towards its own."""
 SEGMENT: Final = {"cpu": 2**16, "cuda": 2**19}
 """Bases that are read at a time where no gradient is asked for, each from the state before."""
 
@@ -94,13 +96,14 @@ class Head(nn.Linear):
     """A linear layer on standardised features.
 
     What tells classes apart may be a thousandth of a feature: without its scale, no learning rate
-    would suit both the head and the backbone.
+    would suit both the head and the backbone. As the backbone learns, features drift together by
+    more than that, and the mean follows them: it would take the bias hundreds of steps.
 
     Attributes
     ----------
     mean, scale
         (in_features,) float32: what is taken from features, and what they are divided by then; 0
-        and 1 until they are measured, and never trained.
+        and 1 until they are measured, and no gradient trains them.
     """
 
     def __init__(self, in_features: int, out_features: int) -> None:
@@ -110,10 +113,25 @@ class Head(nn.Linear):
         self.scale = nn.Parameter(torch.ones(in_features), requires_grad=False)
         nn.init.normal_(self.weight, std=0.02)
         nn.init.zeros_(self.bias)
+        self._seen: list[Tensor] = []
 
     def forward(self, features: Tensor) -> Tensor:
         """Return (batch, out_features) logits of (batch, in_features) features."""
         return super().forward((features - self.mean) / self.scale)
+
+    def see(self, features: Tensor) -> None:
+        """Remember (batch, in_features) features of this step."""
+        self._seen.append(features.detach())
+
+    def forget(self) -> None:
+        """Forget the features that were seen."""
+        self._seen.clear()
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Move the mean towards that of the features that were seen, by `CENTRE_RATE`."""
+        self.mean.lerp_(torch.cat(self._seen).mean(0), CENTRE_RATE)
+        self.forget()
 
 
 class Classifier(nn.Module):
@@ -177,7 +195,9 @@ class Classifier(nn.Module):
         """
         if state is not None or return_state:
             raise UsageError("a classifier reads windows whole: it has no state to carry")
-        logits = self.logits(ids)
+        features = self.both_strands(ids)
+        self.head.see(features)
+        logits = self.head_on(features)
         return functional.cross_entropy(logits, targets[:, 0], reduction="none")[:, None], None
 
     def features(self, ids: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch.nn import functional
 from dnamamba.errors import CheckpointError, UsageError
 from dnamamba.models import classifier as module
 from dnamamba.models.classifier import (
+    CENTRE_RATE,
     Classifier,
     ClassifierConfig,
     Head,
@@ -141,6 +142,29 @@ def test_the_head_standardises_features() -> None:
     standard = (features - torch.tensor([1.0, 2.0, 3.0])) / torch.tensor([0.5, 4.0, 1.0])
     torch.testing.assert_close(head(features), standard @ head.weight.T + head.bias)
     assert set(head.state_dict()) == {"weight", "bias", "mean", "scale"}
+
+
+def test_the_mean_follows_the_features_of_a_step(tiny_model: Build, random_ids: Draw) -> None:
+    """However the step's windows are parted."""
+    ids, targets = random_ids(20).repeat(2, 1)[:3], torch.tensor([[0], [1], [2]])
+    means = []
+    for parts in ([3], [1, 2]):
+        torch.manual_seed(0)
+        built = build(tiny_model())
+        before = built.head.mean.clone()
+        for some, wanted in zip(ids.split(parts), targets.split(parts), strict=True):
+            built.nats(some, wanted)
+        torch.testing.assert_close(built.head.mean, before)
+        built.head.follow()
+        means.append(built.head.mean.detach())
+        features = built.both_strands(ids).mean(0)
+        torch.testing.assert_close(means[-1], CENTRE_RATE * features)
+        built.nats(ids, targets)
+        built.head.forget()
+        built.nats(ids, targets)
+        built.head.follow()
+        torch.testing.assert_close(built.head.mean, (1 - (1 - CENTRE_RATE) ** 2) * features)
+    torch.testing.assert_close(means[0], means[1])
 
 
 def test_a_part_of_a_window_has_no_class(tiny_model: Build, random_ids: Draw) -> None:
