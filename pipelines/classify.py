@@ -17,7 +17,7 @@ from dnamamba.errors import UsageError
 from dnamamba.kernels.dispatch import BACKENDS
 from dnamamba.models.presets import PRESETS
 from dnamamba.pipelines import options
-from dnamamba.pipelines.classify_config import RATES, ClassifyConfig
+from dnamamba.pipelines.classify_config import ClassifyConfig, peak_rate
 from dnamamba.pipelines.classify_fit import fit
 from dnamamba.pipelines.classify_folds import cross_validate
 from dnamamba.pipelines.classify_predict import Per, predict
@@ -63,7 +63,9 @@ BUNDLED: Final = Path(dnamamba.data.__path__[0]) / "samples" / "great_apes_mt.ts
 @click.option("--epochs", type=Count(), metavar="N", help="Passes over the training bases.")
 @click.option("--batch", type=Count(), metavar="N", help="Windows a step.")
 @click.option("--micro-batch", type=Count(), metavar="N", help="Windows a pass.  [what fits]")
-@click.option("--lr", type=float, metavar="RATE", help="Peak learning rate.  [0.001]")
+@click.option(
+    "--lr", type=float, metavar="RATE", help="Peak learning rate.  [0.001; with -m 0.0003]"
+)
 @click.option("--folds", type=click.IntRange(3), help="Folds that loci are cut into.  [5]")
 @click.option("--fold", type=click.IntRange(1), help="The fold that is tested.  [1]")
 @click.option(
@@ -142,7 +144,7 @@ def command(
     asked = {**(read_toml(config) if config else {}), **given}
     if "lr" in asked:
         asked["optimizer"] = {**asked.get("optimizer", {}), "lr": asked.pop("lr")}
-    rate = RATES.get(asked.get("recipe", "default"), RATES["default"])
+    rate = peak_rate(asked.get("recipe", "default"), bool(asked.get("model")))
     values = {**asked, "optimizer": {"lr": rate, **asked.get("optimizer", {})}}
     output = output or Path("runs") / f"classify-{Path(sheet).stem}"
     run = cross_validate if cross_validate_ else fit

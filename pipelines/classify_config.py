@@ -23,8 +23,10 @@ PAPER_EPOCHS: Final = 10
 PAPER_BATCH: Final = 64
 PAPER_LENGTH: Final = 2**14
 """Above it, its recipe warms up with an epoch for each doubling."""
-RATES: Final[dict[Recipe, float]] = {"default": 1e-3, "paper": 1e-4}
-"""Peak learning rates."""
+SCRATCH_RATE: Final = 1e-3
+"""Peak learning rate from scratch."""
+PRETRAINED_RATE: Final = 3e-4
+PAPER_RATE: Final = 1e-4
 SHORTEST: Final = 1024
 """The shortest context that a classifier is tested on, where its own is not shorter."""
 
@@ -92,7 +94,7 @@ class ClassifyConfig:
     checkpoint_every: int | None = None
     test_windows: int | None = None
     seed: int = 0
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=RATES["default"]))
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=SCRATCH_RATE))
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Sizes:
 _CPU: Final = Sizes("250k", 4096, 1 << 14, 1 << 20)
 _CUDA: Final = Sizes("1.4m", 16384, 1 << 20, 1 << 25)
 _BATCH: Final = (8, 64)
-"""The fewest windows of a step, and the most, where nobody said."""
+"""The fewest windows of a step, and the most, where nobody said; one of each species at least."""
 _WINDOWS: Final = 3
 """Windows that each side of each species should hold at least."""
 
@@ -116,6 +118,13 @@ _WINDOWS: Final = 3
 def sizes_for(device: torch.device) -> Sizes:
     """Return the defaults of a device."""
     return _CUDA if device.type == "cuda" else _CPU
+
+
+def peak_rate(recipe: str, pretrained: bool) -> float:
+    """Return the peak learning rate where nobody said."""
+    if recipe == "paper":
+        return PAPER_RATE
+    return PRETRAINED_RATE if pretrained else SCRATCH_RATE
 
 
 def require_sound(config: ClassifyConfig) -> None:
@@ -179,9 +188,9 @@ def choose_sizes(
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" else "fp32"
     paper = config.recipe == "paper"
-    batch = config.batch or (
-        PAPER_BATCH if paper else min(max(sizes.step_bases // length, _BATCH[0]), _BATCH[1])
-    )
+    fewest, most = _BATCH
+    batch = max(min(max(sizes.step_bases // length, fewest), most), species)
+    batch = config.batch or (PAPER_BATCH if paper else batch)
     return dataclasses.replace(
         config,
         length=length,

@@ -55,16 +55,7 @@ def train(fit: Fit, workers: int) -> int | None:
     start = done = checkpoints.restore()
     if start:
         logger.info("going on from step %s of %s", f"{start:,}", f"{fit.loop.steps:,}")
-    monitor = Monitor(
-        fit.folder / METRICS,
-        start=start,
-        steps=fit.loop.steps,
-        bases=fit.bases,
-        device=fit.device,
-        verb="classify",
-        unit="window",
-    )
-    best = _best_before(fit.folder / METRICS)
+    best = math.inf
 
     def keep_best(score: Score) -> None:
         nonlocal best
@@ -74,11 +65,23 @@ def train(fit: Fit, workers: int) -> int | None:
 
     with stop_on_signal() as stop:
         try:
+            first = None
             if not start:
                 fit_head(fit)
-                score = fit.score(stop)
-                monitor.validated(0, score)
-                keep_best(score)
+                first = fit.score(stop)
+            monitor = Monitor(
+                fit.folder / METRICS,
+                start=start,
+                steps=fit.loop.steps,
+                bases=fit.bases,
+                device=fit.device,
+                verb="classify",
+                unit="window",
+            )
+            best = _best_before(fit.folder / METRICS)
+            if first:
+                monitor.validated(0, first)
+                keep_best(first)
             done = fit_job(
                 fit,
                 fit.classifier,

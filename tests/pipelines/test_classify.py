@@ -196,7 +196,7 @@ def test_the_rate_follows_the_recipe(sheet: Path, backbone: Path, tmp_path: Path
         assert cli.run(command) == 0
         config = json.loads((output / "run.json").read_text())["config"]
         rates[recipe] = config["optimizer"]["lr"]
-    assert rates == {"paper": 1e-4, "default": 1e-3, "asked": 1e-3}
+    assert rates == {"paper": 1e-4, "default": 3e-4, "asked": 1e-3}
 
 
 def test_a_fitted_run_calls(fitted: Path, sheet: Path, capsys: pytest.CaptureFixture[str]) -> None:
