@@ -1,6 +1,6 @@
 """A classifier's fit that is set up: what it reads, and how it is scored."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from dnamamba.data.tracks import (
 )
 from dnamamba.evaluation.calls import Calls
 from dnamamba.evaluation.language import Autocast, Objective, Score
-from dnamamba.inference.classify import BATCH_BASES, classify_windows
+from dnamamba.inference.classify import BATCH_BASES, classify_windows, embed_windows
 from dnamamba.models.classifier import Classifier
 from dnamamba.pipelines.classify_config import ClassifyConfig, selecting_windows, stages_of
 from dnamamba.pipelines.classify_data import Sides
@@ -137,20 +137,26 @@ class Fit:
         self, species: Tracks, windows: Sequence[LabelledWindow]
     ) -> NDArray[np.float64]:
         """Classify windows, (windows, classes)."""
-        codes = (read(species, window).numpy() for window in windows)
-        found = classify_windows(
+        return self._read(classify_windows, species, windows)
+
+    def embeddings(self, species: Tracks, windows: Sequence[LabelledWindow]) -> NDArray[np.float32]:
+        """Return what the head sees of windows, (windows, width)."""
+        return self._read(embed_windows, species, windows)
+
+    def _read(
+        self,
+        by: Callable[..., Iterator[NDArray[Any]]],
+        species: Tracks,
+        windows: Sequence[LabelledWindow],
+    ) -> NDArray[Any]:
+        found = by(
             self.classifier,
-            codes,
+            (read(species, window).numpy() for window in windows),
             device=self.device,
-            batch_bases=self.batch_bases,
+            batch_bases=BATCH_BASES.get(self.device.type, BATCH_BASES["cpu"]),
             autocast=self.autocast,
         )
         return np.stack(list(found))
-
-    @property
-    def batch_bases(self) -> int:
-        """Bases that are read at once where no gradient is asked for."""
-        return BATCH_BASES.get(self.device.type, BATCH_BASES["cpu"])
 
     def calls(self, species: Tracks, windows: Sequence[LabelledWindow]) -> Calls:
         """Classify windows of known species."""

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dnamamba.data.tracks import LabelledWindow, Tracks, read, spread, tile_tracks
-from dnamamba.inference.classify import embed_windows
+from dnamamba.data.tracks import LabelledWindow, spread, tile_tracks
 from dnamamba.log import logger
 from dnamamba.pipelines.classify_job import Fit
 
@@ -40,18 +39,19 @@ def fit_head(fit: Fit) -> None:
     from sklearn.preprocessing import StandardScaler
 
     head = fit.classifier.head
-
     length = min(fit.length, LENGTH)
     bases = BASES if fit.config.freeze else min(BASES, int(SHARE * fit.bases(fit.loop.steps)))
     most = max(_FEWEST, bases // (length * len(fit.sides.species)))
-    train, labels = _embedded(fit, fit.sides.train, length, most)
+    windows = spread(tile_tracks(fit.sides.train, length), most)
+    train, labels = fit.embeddings(fit.sides.train, windows), _species(windows)
     scaler = StandardScaler().fit(train)
     with torch.no_grad():
         head.mean.copy_(torch.from_numpy(scaler.mean_))
         head.scale.copy_(torch.from_numpy(scaler.scale_))
     if not (fit.config.freeze or fit.config.model):
         return
-    valid, wanted = _embedded(fit, fit.sides.valid, length, most)
+    windows = spread(tile_tracks(fit.sides.valid, length), most)
+    valid, wanted = fit.embeddings(fit.sides.valid, windows), _species(windows)
     train, valid = scaler.transform(train), scaler.transform(valid)
     best: tuple[float, float, Any] = (math.inf, 0.0, None)
     for strength in STRENGTHS:
@@ -73,16 +73,5 @@ def fit_head(fit: Fit) -> None:
         head.bias.copy_(torch.from_numpy(bias))
 
 
-def _embedded(
-    fit: Fit, species: Tracks, length: int, most: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    windows: Sequence[LabelledWindow] = spread(tile_tracks(species, length), most)
-    codes = (read(species, window).numpy() for window in windows)
-    found = embed_windows(
-        fit.classifier,
-        codes,
-        device=fit.device,
-        batch_bases=fit.batch_bases,
-        autocast=fit.autocast,
-    )
-    return np.stack(list(found)), np.array([window.species for window in windows])
+def _species(windows: Sequence[LabelledWindow]) -> NDArray[np.int64]:
+    return np.array([window.species for window in windows])
