@@ -64,6 +64,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def take_space(path: Path, size: int) -> None:
+    """Make a file of `size` zero bytes, and take the space for them now where the system can.
+
+    Raises
+    ------
+    OSError
+        Where the disk has less; nothing is left behind.
+    """
+    try:
+        with path.open("wb") as handle:
+            if size and hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(handle.fileno(), 0, size)
+            handle.truncate(size)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with atomic_path(path) as temporary:

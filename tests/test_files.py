@@ -12,6 +12,7 @@ from dnamamba.files import (
     describe_os_error,
     require_file,
     sha256,
+    take_space,
     write_text,
 )
 
@@ -96,3 +97,18 @@ def test_require_file(tmp_path: Path) -> None:
         require_file(tmp_path)
     path.touch()
     assert require_file(path) == path
+
+
+def test_space_is_taken_or_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    take_space(tmp_path / "taken", 1000)
+    assert (tmp_path / "taken").read_bytes() == bytes(1000)
+    take_space(tmp_path / "none", 0)
+    assert (tmp_path / "none").stat().st_size == 0
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space"):
+        take_space(tmp_path / "full", 1000)
+    assert not (tmp_path / "full").exists()

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dnamamba.alphabet import BASE, Codes, N, reverse_complement
+from dnamamba.alphabet import Codes, reverse_complement
+from dnamamba.data.known import Known
 from dnamamba.evaluation.language import Autocast
 from dnamamba.models.classifier import Classifier
 
@@ -59,52 +60,29 @@ def cut(codes: Codes, length: int, shortest: int) -> Iterator[Window]:
     shortest
         Bases that the last window must have; it is left out where it has fewer.
     """
-    known = _Known(codes)
-    backward = known.other_strand_sorts_first()
+    known = Known(codes)
+    backward = _other_strand_sorts_first(known)
     for start in range(0, len(known), length):
         end = min(start + length, len(known))
         if end - start < shortest:
             return
         if not backward:
-            yield known.window(start, end)
+            yield Window(*known.span(start, end), known.fetch(start, end))
         else:
-            there = known.window(len(known) - end, len(known) - start)
-            yield Window(there.start, there.end, reverse_complement(there.codes))
+            there = len(known) - end, len(known) - start
+            yield Window(*known.span(*there), reverse_complement(known.fetch(*there)))
 
 
-class _Known:
-    """A record's bases other than N, laid end to end; nothing is copied but what is asked for."""
-
-    def __init__(self, codes: Codes) -> None:
-        known = np.zeros(codes.size + 2, dtype=bool)
-        known[1:-1] = (codes & BASE) != N
-        self._codes = codes
-        self._runs = np.flatnonzero(known[1:] != known[:-1]).reshape(-1, 2)
-        self._ends = np.cumsum(self._runs[:, 1] - self._runs[:, 0])
-
-    def __len__(self) -> int:
-        return int(self._ends[-1]) if self._ends.size else 0
-
-    def window(self, start: int, end: int) -> Window:
-        """Return bases [start, end), which are not none, on the strand that was given."""
-        first = np.searchsorted(self._ends, start, "right")
-        last = np.searchsorted(self._ends, end)
-        runs = self._runs[first : last + 1].copy()
-        runs[0, 0] = runs[0, 1] - (self._ends[first] - start)
-        runs[-1, 1] -= self._ends[last] - end
-        pieces = [self._codes[begin:stop] for begin, stop in runs]
-        return Window(int(runs[0, 0]), int(runs[-1, 1]), np.concatenate(pieces) & np.uint8(BASE))
-
-    def other_strand_sorts_first(self) -> bool:
-        """Tell whether the reverse complement comes before the strand that was given."""
-        for start in range(0, (len(self) + 1) // 2, _COMPARED):
-            end = min(start + _COMPARED, len(self))
-            here = self.window(start, end).codes
-            there = reverse_complement(self.window(len(self) - end, len(self) - start).codes)
-            differ = np.flatnonzero(here != there)
-            if differ.size:
-                return bool(there[differ[0]] < here[differ[0]])
-        return False
+def _other_strand_sorts_first(known: Known) -> bool:
+    """Tell whether the reverse complement comes before the strand that was given."""
+    for start in range(0, (len(known) + 1) // 2, _COMPARED):
+        end = min(start + _COMPARED, len(known))
+        here = known.fetch(start, end)
+        there = reverse_complement(known.fetch(len(known) - end, len(known) - start))
+        differ = np.flatnonzero(here != there)
+        if differ.size:
+            return bool(there[differ[0]] < here[differ[0]])
+    return False
 
 
 def classify_windows(

@@ -1,6 +1,8 @@
 """What a model is (its config), and the stack of blocks from ids to normed hidden states."""
 
 import math
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -138,7 +140,8 @@ class Backbone(nn.Module):
     def _mixers(self) -> list[Mixer]:
         return [cast(Mixer, layer.mixer) for layer in self.layers]
 
-    def _embed(self, ids: Tensor) -> Tensor:
+    def embed(self, ids: Tensor) -> Tensor:
+        """Look ids up, of any shape: the residual stream before the first block, fp32 or fp64."""
         weight = self.embedding.weight
         x: Tensor = _Lookup.apply(weight, ids) if ids.is_cuda else self.embedding(ids)  # type: ignore[no-untyped-call]
         return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -156,33 +159,90 @@ class Backbone(nn.Module):
         return self.norm_f(stream), after
 
     def stream(
-        self, ids: Tensor, state: State | None = None, *, return_state: bool = False
+        self,
+        ids: Tensor,
+        state: State | None = None,
+        *,
+        return_state: bool = False,
     ) -> tuple[Tensor, State | None]:
         """Do what `forward` does, but for the final norm: the residual stream after all blocks."""
-        x = self._embed(ids)
+        states: list[Any] = []
+        last = deque(self._read(ids, state, return_state, None, states), maxlen=1).pop()
+        return _sum(*last), tuple(states) if return_state else None
+
+    def outputs(
+        self,
+        ids: Tensor,
+        layers: Sequence[int],
+        state: State | None = None,
+        *,
+        return_state: bool = False,
+        seq_idx: Tensor | None = None,
+    ) -> tuple[list[Tensor], State | None]:
+        """Read ids (batch, length), and give what chosen layers make of them.
+
+        Parameters
+        ----------
+        ids, state, return_state
+            As in `forward`.
+        layers
+            0 for the embedding, i for the residual stream after the i-th block; after the last one
+            it is normed, as `forward` gives it.
+        seq_idx
+            (batch, length) int32: which of the sequences that are packed into a row a position
+            belongs to, from `kernels.sequence_index`.
+
+        Returns
+        -------
+        (batch, length, d_model) of each layer, in the order asked for, and the state.
+        """
+        last = len(self.layers)
+        found: dict[int, Tensor] = {}
+        states: list[Any] = []
+        passed = self._read(ids, state, return_state, seq_idx, states)
+        for number, (x, residual) in enumerate(passed):
+            if number in layers:
+                stream = _sum(x, residual)
+                found[number] = self.norm_f(stream) if number == last else stream
+        return [found[layer] for layer in layers], tuple(states) if return_state else None
+
+    def _read(
+        self,
+        ids: Tensor,
+        state: State | None,
+        return_state: bool,
+        seq_idx: Tensor | None,
+        states: list[Any],
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Yield the two summands of the stream, before each block and in the end."""
+        x = self.embed(ids)
         residual: Tensor | None = None
-        states = []
+        yield x, residual
         before = state if state is not None else (None,) * len(self.layers)
         for layer, remembered in zip(self.layers, before, strict=True):
-            x, residual, after = layer(x, residual, remembered, return_state=return_state)
+            x, residual, after = layer(
+                x, residual, remembered, return_state=return_state, seq_idx=seq_idx
+            )
             states.append(after)
-        x = x if residual is None else x + residual
-        return x, tuple(states) if return_state else None
+            yield x, residual
 
     def step(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
         """Read one id of each sequence, (batch,); returns (batch, d_model) and the next state."""
-        x = self._embed(ids)
+        x = self.embed(ids)
         residual: Tensor | None = None
         states = []
         for layer, before in zip(self.layers, state, strict=True):
             x, residual, after = cast(Block, layer).step(x, residual, before)
             states.append(after)
-        x = x if residual is None else x + residual
-        return self.norm_f(x), tuple(states)
+        return self.norm_f(_sum(x, residual)), tuple(states)
 
     def initial_state(self, batch: int) -> State:
         """Return the state before the first base."""
         return tuple(mixer.initial_state(batch) for mixer in self._mixers())
+
+
+def _sum(x: Tensor, residual: Tensor | None) -> Tensor:
+    return x if residual is None else x + residual
 
 
 class _Lookup(torch.autograd.Function):

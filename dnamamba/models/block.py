@@ -83,6 +83,7 @@ class Block(nn.Module):
         state: Any = None,
         *,
         return_state: bool = False,
+        seq_idx: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Any]:
         """Mix x + residual, both (batch, length, d_model).
 
@@ -96,6 +97,8 @@ class Block(nn.Module):
             What the mixer continues.
         return_state
             Whether to give back the mixer's state.
+        seq_idx
+            As `Mixer` has it.
 
         Returns
         -------
@@ -103,11 +106,11 @@ class Block(nn.Module):
         """
         dtype = _multiplied_in(self.norm.weight)
         stateful = state is not None or return_state
-        if _fuses(self.mixer, x, dtype, stateful):
+        if seq_idx is None and _fuses(self.mixer, x, dtype, stateful):
             return self._fused(dtype, x, residual, state, return_state)
         if self.recompute == "none" or not torch.is_grad_enabled():
             normed, residual = self._norm(x, residual)
-            y, state = self.mixer(normed, state, return_state=return_state)
+            y, state = self.mixer(normed, state, return_state=return_state, seq_idx=seq_idx)
             return y, residual, state
         residual = x if residual is None else x + residual
         y, state = checkpoint(
@@ -115,6 +118,7 @@ class Block(nn.Module):
             residual.to(dtype),
             state,
             return_state,
+            seq_idx,
             use_reentrant=False,
             preserve_rng_state=False,
             **_context(self.recompute),
@@ -154,9 +158,11 @@ class Block(nn.Module):
         after = MambaState(conv, scan) if return_state else None
         return y, x if total is None else total, after
 
-    def _norm_and_mix(self, stream: Tensor, state: Any, return_state: bool) -> tuple[Tensor, Any]:
+    def _norm_and_mix(
+        self, stream: Tensor, state: Any, return_state: bool, seq_idx: Tensor | None
+    ) -> tuple[Tensor, Any]:
         normed = rms_norm(stream, self.norm.weight, self.norm.eps)
-        y, state = self.mixer(normed, state, return_state=return_state)
+        y, state = self.mixer(normed, state, return_state=return_state, seq_idx=seq_idx)
         return y, state
 
     def step(self, x: Tensor, residual: Tensor | None, state: Any) -> tuple[Tensor, Tensor, Any]:

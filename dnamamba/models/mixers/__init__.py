@@ -18,7 +18,13 @@ class Mixer(Protocol):
     out_proj: nn.Linear
 
     def __call__(
-        self, x: Tensor, state: Any = None, *, return_state: bool = False, reverse: bool = False
+        self,
+        x: Tensor,
+        state: Any = None,
+        *,
+        return_state: bool = False,
+        reverse: bool = False,
+        seq_idx: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
         """Mix x (batch, length, d_model), which continues `state`.
 
@@ -32,6 +38,9 @@ class Mixer(Protocol):
             Return what comes after x too; the second value is None otherwise.
         reverse
             Read x from its end to its start.
+        seq_idx
+            (batch, length) int32: which of the sequences that are packed into a row a position
+            belongs to. None passes from one to the next.
         """
 
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:

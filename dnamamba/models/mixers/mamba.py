@@ -10,7 +10,7 @@ are. Everything is (batch, length, channels), and every projection is called as 
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,7 @@ class CausalConv1d(nn.Module):
         *,
         return_state: bool = False,
         reverse: bool = False,
+        seq_idx: Tensor | None = None,
         group: ProcessGroup | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Convolve x (batch, length, channels) after `state` (batch, width - 1, channels)."""
@@ -65,6 +66,7 @@ class CausalConv1d(nn.Module):
             initial_state=state,
             return_final_state=return_state,
             reverse=reverse,
+            seq_idx=seq_idx,
             group=group,
         )
         return convolved if isinstance(convolved, tuple) else (convolved, None)
@@ -134,7 +136,13 @@ class SelectiveSSM(nn.Module):
         return -torch.exp(_full_precision(self.A_log))
 
     def mix(
-        self, x: Tensor, z: Tensor, state: MambaState | None, return_state: bool, reverse: bool
+        self,
+        x: Tensor,
+        z: Tensor,
+        state: MambaState | None,
+        return_state: bool,
+        reverse: bool,
+        seq_idx: Tensor | None,
     ) -> tuple[Tensor, MambaState | None]:
         """Mix x, gated by z, both (batch, length, d_inner)."""
         u, conv_state = self.conv1d(
@@ -142,6 +150,7 @@ class SelectiveSSM(nn.Module):
             None if state is None else state.conv,
             return_state=return_state,
             reverse=reverse,
+            seq_idx=seq_idx,
             group=self.group,
         )
         delta, B, C = self._select(u)
@@ -158,6 +167,7 @@ class SelectiveSSM(nn.Module):
             initial_state=None if state is None else state.scan,
             return_last_state=True,
             reverse=reverse,
+            seq_idx=seq_idx,
             backend=self.backend,
             group=self.group,
         )
@@ -205,10 +215,11 @@ class Mamba(SelectiveSSM):
         *,
         return_state: bool = False,
         reverse: bool = False,
+        seq_idx: Tensor | None = None,
     ) -> tuple[Tensor, MambaState | None]:
         """Mix x (batch, length, d_model), which continues `state`; as `Mixer` says."""
         u, z = self.in_proj(x).chunk(2, dim=-1)
-        y, state = self.mix(u, z, state, return_state, reverse)
+        y, state = self.mix(u, z, state, return_state, reverse, seq_idx)
         return self.out_proj(y), state
 
     def step(self, x: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
@@ -243,15 +254,34 @@ class BiMamba(nn.Module):
         self.out_proj = nn.Linear(expand * d_model, d_model, bias=False)
 
     def forward(
-        self, x: Tensor, state: None = None, *, return_state: bool = False, reverse: bool = False
+        self,
+        x: Tensor,
+        state: None = None,
+        *,
+        return_state: bool = False,
+        reverse: bool = False,
+        seq_idx: Tensor | None = None,
     ) -> tuple[Tensor, None]:
         """Mix x (batch, length, d_model) in both directions; `reverse` swaps the two."""
         if state is not None or return_state:
             raise _no_state()
         u, z = self.in_proj(x).chunk(2, dim=-1)
-        ahead, _ = self.ahead.mix(u, z, None, False, reverse)
-        back, _ = self.back.mix(u, z, None, False, not reverse)
+        ahead, _ = self.ahead.mix(u, z, None, False, reverse, seq_idx)
+        back, _ = self.back.mix(u, z, None, False, not reverse, seq_idx)
         return self.out_proj(ahead + back), None
+
+    def one_way(
+        self, x: Tensor, state: MambaState | None, *, back: bool
+    ) -> tuple[Tensor, MambaState]:
+        """Mix a part x (batch, length, d_model) of a sequence in one direction.
+
+        The outputs of both directions add up to that of `forward`. The state is what the direction
+        has read: what lies before x, or behind it where `back`.
+        """
+        u, z = self.in_proj(x).chunk(2, dim=-1)
+        way = self.back if back else self.ahead
+        y, after = way.mix(u, z, state, True, back, None)
+        return self.out_proj(y), cast(MambaState, after)
 
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Raise a UsageError: there is no next position without the last one."""

@@ -1,0 +1,342 @@
+"""What a model makes of sequences: the hidden states of chosen layers, pooled over spans.
+
+Sequences are read without their N (`data.known`), each from its own beginning: those that are read
+at once are laid end to end in one row, whose states start anew where the next one begins. What a
+sequence is read together with, or padded with, is therefore nothing to it. A causal model reads a
+long one in parts, from the state before.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dnamamba.alphabet import Codes, reverse_complement
+from dnamamba.errors import UsageError
+from dnamamba.evaluation.language import Autocast
+from dnamamba.inference.pooling import Pool, Pooler
+from dnamamba.kernels.packing import sequence_index
+from dnamamba.models.backbone import ModelConfig, State
+from dnamamba.models.heads import LanguageModel
+
+Strands = Literal["none", "average", "concat"]
+"""What is made of the reverse complement: it is not read, or its embedding is averaged with that of
+the strand that was given, or stands behind it."""
+BATCH_BASES: Final = {"cpu": 2**16, "cuda": 2**19}
+"""Bases that are read at once, by the type of device."""
+
+
+@dataclass(frozen=True)
+class How:
+    """What an embedding is made of.
+
+    Attributes
+    ----------
+    layers
+        0 for the embedding of ids, i for the i-th block; after the last block states are normed.
+    mean
+        Whether several layers are averaged; else they stand side by side.
+    pool
+        What is made of the states of a span.
+    rc
+        What is made of the reverse complement.
+    """
+
+    layers: tuple[int, ...]
+    mean: bool = False
+    pool: Pool = "mean"
+    rc: Strands = "none"
+
+    def names(self, config: ModelConfig) -> list[str]:
+        """Name the columns: `8_0` is channel 0 after block 8, `rc` before it on the other strand.
+
+        A single layer, or the mean of some, goes without its number.
+        """
+        channels = range(config.d_model)
+        if self.mean or len(self.layers) == 1:
+            here = [str(channel) for channel in channels]
+        else:
+            here = [f"{layer}_{channel}" for layer in self.layers for channel in channels]
+        return [*here, *(f"rc_{name}" for name in here)] if self.rc == "concat" else here
+
+
+def parse_layers(text: str, config: ModelConfig) -> tuple[tuple[int, ...], bool]:
+    """Read `--layer`: one number, several (`4,8`) side by side, or `mean:4-8`, `mean` of all.
+
+    Numbers count blocks from 1; 0 is the embedding of ids; negative ones count from the last, -1.
+
+    Returns
+    -------
+    The layers, and whether their mean is wanted.
+
+    Raises
+    ------
+    UsageError
+        For what is no such text, or a layer that the model does not have.
+    """
+    kind, colon, listed = text.partition(":")
+    mean = kind.strip() == "mean"
+    if mean and not colon:
+        return tuple(range(1, config.n_layer + 1)), True
+    layers: list[int] = []
+    for part in (listed if mean else text).split(","):
+        first, dash, last = (
+            part.strip().partition("-") if part.strip()[:1] != "-" else (part, "", "")
+        )
+        try:
+            start = _layer(int(first), config)
+            end = _layer(int(last), config) if dash else start
+        except ValueError:
+            raise UsageError(
+                f"--layer {text}: write a number, several (4,8), or mean:4-8; "
+                f"the model has 0 to {config.n_layer}"
+            ) from None
+        layers.extend(range(start, end + 1))
+    if not layers or len(set(layers)) < len(layers):
+        raise UsageError(f"--layer {text}: names no layer, or one twice")
+    return tuple(layers), mean
+
+
+def _layer(number: int, config: ModelConfig) -> int:
+    layer = number if number >= 0 else config.n_layer + 1 + number
+    if not 0 <= layer <= config.n_layer:
+        raise UsageError(
+            f"--layer {number}: the model has 0 to {config.n_layer}, or -1 for the last"
+        )
+    return layer
+
+
+class Source(Protocol):
+    """A sequence of known bases; an array of store codes without N is wrapped in `Whole`."""
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, start: int, end: int) -> Codes:
+        """Return bases [start, end)."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A sequence that lies in memory, (bases,) uint8 store codes without N."""
+
+    codes: Codes
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def fetch(self, start: int, end: int) -> Codes:
+        """Return bases [start, end)."""
+        return self.codes[start:end]
+
+
+@dataclass(frozen=True)
+class OtherStrand:
+    """The reverse complement of a sequence."""
+
+    source: Source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def fetch(self, start: int, end: int) -> Codes:
+        """Return bases [start, end) of this strand."""
+        length = len(self.source)
+        return reverse_complement(self.source.fetch(length - end, length - start))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A sequence to read, and the spans of it to pool.
+
+    Attributes
+    ----------
+    source
+        Bases without N.
+    spans
+        (spans, 2) int64, half-open, inside the sequence, each with a base at least.
+    """
+
+    source: Source
+    spans: NDArray[np.int64]
+
+    def other_strand(self) -> "Reading":
+        """Return the reverse complement, with the same spans in the same order."""
+        return Reading(OtherStrand(self.source), len(self.source) - self.spans[:, ::-1])
+
+
+class Embedder:
+    """Embeds sequences with one model, in one way.
+
+    Parameters
+    ----------
+    model
+        Its mode is restored after each call; only its backbone is used, on one strand at a time.
+    how
+        What an embedding is made of.
+    device
+        Where the model lies.
+    batch_bases
+        The most bases that are read at once; by default as suits the device. A bidirectional model
+        reads each sequence whole, however long.
+    autocast
+        The context of the forward pass.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        how: How,
+        *,
+        device: torch.device,
+        batch_bases: int | None = None,
+        autocast: Autocast = nullcontext,
+    ) -> None:
+        self.model = model
+        self.how = how
+        self.device = device
+        self.batch_bases = batch_bases or BATCH_BASES.get(device.type, BATCH_BASES["cpu"])
+        self._autocast = autocast
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the columns of an embedding."""
+        return self.how.names(self.model.config)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the embedding of one strand."""
+        beside = 1 if self.how.mean else len(self.how.layers)
+        return beside * self.model.config.d_model
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether a state passes from one part of a sequence to the next."""
+        return not self.model.config.bidirectional
+
+    def embed(self, readings: Iterable[Reading]) -> Iterator[NDArray[np.float32]]:
+        """Embed sequences.
+
+        Yields
+        ------
+        (spans, channels) of each sequence in turn; with pool "none", (bases of all spans,
+        channels).
+        """
+        for batch in self._batches(readings):
+            here = self._strand(batch)
+            if self.how.rc == "none":
+                yield from here
+                continue
+            there = self._strand([reading.other_strand() for reading in batch])
+            for reading, one, other in zip(batch, here, there, strict=True):
+                yield self.join(one, self._turned(other, reading.spans))
+
+    def join(self, here: NDArray[np.float32], there: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Make one embedding of those of both strands."""
+        if self.how.rc == "average":
+            return ((here + there) / 2).astype(np.float32, copy=False)
+        return np.concatenate([here, there], axis=-1)
+
+    def _turned(self, values: NDArray[np.float32], spans: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Bring bases of the other strand, span by span, into the order of this one."""
+        if self.how.pool != "none":
+            return values
+        ends = np.cumsum(spans[:, 1] - spans[:, 0])
+        return np.concatenate([part[::-1] for part in np.split(values, ends[:-1])])
+
+    def _batches(self, readings: Iterable[Reading]) -> Iterator[list[Reading]]:
+        batch: list[Reading] = []
+        bases = 0
+        for reading in readings:
+            if batch and bases + len(reading.source) > self.batch_bases:
+                yield batch
+                batch, bases = [], 0
+            batch.append(reading)
+            bases += len(reading.source)
+        if batch:
+            yield batch
+
+    def _strand(self, batch: Sequence[Reading]) -> list[NDArray[np.float32]]:
+        """Embed sequences as they are, those of a batch at once."""
+        starts = np.cumsum([0, *(len(reading.source) for reading in batch)])
+        spans = np.concatenate(
+            [reading.spans + start for reading, start in zip(batch, starts, strict=False)]
+        )
+        counts = np.cumsum([len(reading.spans) for reading in batch])[:-1]
+        if self.how.pool == "none":
+            states = np.concatenate([part.cpu().numpy() for part in self._states(batch, starts)])
+            kept = [states[start:end] for start, end in spans]
+            bases = np.cumsum([len(part) for part in kept])
+            ends = np.append(0, bases)[counts]
+            return np.split(np.concatenate([states[:0], *kept]), ends)
+        pooler = Pooler(spans, self.how.pool)
+        values = np.empty((len(spans), self.channels), np.float32)
+        for part in self._states(batch, starts):
+            rows, found = pooler.add(part)
+            values[rows] = found
+        return np.split(values, counts)
+
+    def _states(self, batch: Sequence[Reading], starts: NDArray[np.int64]) -> Iterator[Tensor]:
+        """Yield the states of a batch, (bases, channels) fp32, one or more parts end to end."""
+        if len(batch) == 1 and self.is_causal:
+            for part, _ in self.read(batch[0].source):
+                yield part
+            return
+        codes = np.concatenate([reading.source.fetch(0, len(reading.source)) for reading in batch])
+        lengths = np.diff(starts)
+        if (lengths == lengths[0]).all():
+            rows, packed = len(batch), None
+        else:
+            rows, packed = 1, sequence_index(torch.from_numpy(starts)).to(self.device)
+        states, _ = self._forward(codes.reshape(rows, -1), None, packed, return_state=False)
+        yield states
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Compute without gradients, in eval mode, and restore the model's mode."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad(), self._autocast():
+                yield
+        finally:
+            self.model.train(training)
+
+    def ids(self, codes: Codes) -> Tensor:
+        """Turn store codes into ids on the model's device, int64 of the same shape."""
+        return self.model.tokens(torch.from_numpy(codes).to(self.device))
+
+    def read(
+        self, source: Source, state: State | None = None, start: int = 0
+    ) -> Iterator[tuple[Tensor, State | None]]:
+        """Read a sequence from `start` on, whose state is `state`, with a causal model.
+
+        Yields
+        ------
+        The states of its parts, (bases, channels) fp32, and the state after each.
+        """
+        for begin in range(start, len(source), self.batch_bases):
+            end = min(begin + self.batch_bases, len(source))
+            more = state is not None or len(source) > self.batch_bases
+            states, state = self._forward(
+                source.fetch(begin, end)[None], state, None, return_state=more
+            )
+            yield states, state
+
+    def _forward(
+        self, codes: Codes, state: State | None, packed: Tensor | None, *, return_state: bool
+    ) -> tuple[Tensor, State | None]:
+        with self.inference():
+            layers, after = self.model.backbone.outputs(
+                self.ids(codes), self.how.layers, state, return_state=return_state, seq_idx=packed
+            )
+        merged = [layer.flatten(0, 1).float() for layer in layers]
+        if len(merged) == 1:
+            return merged[0], after
+        if self.how.mean:
+            return torch.stack(merged).mean(0), after
+        return torch.cat(merged, 1), after
