@@ -48,6 +48,12 @@ class Known:
         runs = self._runs_of(start, end)
         return int(runs[0, 0]), int(runs[-1, 1])
 
+    def positions(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the position of each known base, by its number."""
+        run = np.searchsorted(self._ends, places, "right")
+        found: NDArray[np.int64] = self._runs[run, 1] - (self._ends[run] - places)
+        return found
+
     def before(self, positions: ArrayLike) -> NDArray[np.int64]:
         """Count the known bases before each position, int64 of the shape of `positions`."""
         asked = np.asarray(positions)

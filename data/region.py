@@ -120,15 +120,30 @@ def _unknown_contig(name: str, lengths: Mapping[str, int], source: str) -> NoRet
 
 def suggest_contig(name: str, lengths: Mapping[str, int]) -> str:
     """Word the cure for a contig name that the genome lacks."""
+    near = nearest_contig(name, lengths)
+    return f"did you mean `{near}`?" if near else f"it holds {list_contigs(lengths)}"
+
+
+def nearest_contig(name: str, lengths: Mapping[str, int]) -> str | None:
+    """Find the contig that a name may mean: another spelling, or one that looks much like it."""
+    if respelt := respell_contig(name, lengths):
+        return respelt
+    close = difflib.get_close_matches(name, lengths, n=1)
+    return close[0] if close else None
+
+
+def respell_contig(name: str, lengths: Mapping[str, int]) -> str | None:
+    """Find the contig that goes by another spelling: with or without `chr`, or in other case."""
     bare = re.sub("^chr", "", name, flags=re.IGNORECASE)
     mitochondrion = ("chrM", "MT", "M", "chrMT") if bare.upper() in ("M", "MT") else ()
     wanted = {near.lower() for near in (name, bare, f"chr{bare}", *mitochondrion)}
-    near = [contig for contig in lengths if contig.lower() in wanted]
-    near = near or difflib.get_close_matches(name, lengths, n=1)
-    if near:
-        return f"did you mean `{near[0]}`?"
+    return next((contig for contig in lengths if contig.lower() in wanted), None)
+
+
+def list_contigs(lengths: Mapping[str, int]) -> str:
+    """Name a genome's first contigs, and count the others."""
     first = ", ".join(f"`{contig}`" for contig in list(lengths)[:5])
-    return f"it holds {first}" + (f" and {len(lengths) - 5:,} more" if len(lengths) > 5 else "")
+    return first + (f" and {len(lengths) - 5:,} more" if len(lengths) > 5 else "")
 
 
 def merge(regions: Iterable[Region]) -> list[Region]:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from dnamamba.data.bed import BedRecord, read_bed
+from dnamamba.data.annotation import BedRecord, BedTable
+from dnamamba.data.bed import read_bed
 from dnamamba.data.region import Region, merge, require_contig, subtract
 from dnamamba.data.store import Store
 from dnamamba.errors import InputError, UsageError
@@ -152,7 +153,8 @@ def read_locus_split(path: Path) -> Split:
     return _as_split(_require_folds(read_bed(path), path), path)
 
 
-def _require_folds(records: Sequence[BedRecord], path: Path) -> Sequence[BedRecord]:
+def _require_folds(table: BedTable, path: Path) -> list[BedRecord]:
+    records = list(table)
     for record in records:
         if record.name.strip().lower() not in _FOLDS:
             said = f"fold {record.name!r}" if record.name else "no fourth column"

@@ -7,9 +7,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from dnamamba.data.genome import Genome as Genome
-    from dnamamba.models.pretrained import load as load
+    from dnamamba.inference.model import load as load
 
-_LAZY = {"Genome": "dnamamba.data.genome", "load": "dnamamba.models.pretrained"}
+_LAZY = {"Genome": "dnamamba.data.genome", "load": "dnamamba.inference.model"}
 
 __all__ = ["Genome", "__version__", "load"]
 

@@ -14,10 +14,11 @@ from dnamamba.pipelines.group import LazyGroup
 VERBS = {
     "pretrain": "Pretrain a Mamba model on genomes.",
     "classify": "Tell species apart: fit a classifier, or call sequences with one.",
+    "embed": "Embed windows, regions or whole contigs, with their coordinates.",
     "fetch": "Fetch reference genomes, verified and ready to index.",
     "index": "Tokenise genomes once into memory-mapped stores.",
     "split": "Cut genomes into training and held-out regions, and audit the cut.",
-    "info": "Describe a model, a run, a store or this installation.",
+    "info": "Describe a model, a run, a store, embeddings or this installation.",
     "benchmark": "Measure speed and memory, as TSV.",
 }
 

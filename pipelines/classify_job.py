@@ -23,13 +23,14 @@ from dnamamba.data.tracks import (
     tile_tracks,
 )
 from dnamamba.evaluation.calls import Calls
-from dnamamba.evaluation.language import Autocast, Objective, Score
+from dnamamba.evaluation.language import Objective, Score
 from dnamamba.inference.classify import BATCH_BASES, classify_windows, embed_windows
 from dnamamba.models.classifier import Classifier
+from dnamamba.models.precision import Autocast, autocast_to
 from dnamamba.pipelines.classify_config import ClassifyConfig, selecting_windows, stages_of
 from dnamamba.pipelines.classify_data import Sides
 from dnamamba.processes import ALONE, Processes
-from dnamamba.training.loop import LoopConfig, autocast_to
+from dnamamba.training.loop import LoopConfig
 from dnamamba.training.objectives import Label
 from dnamamba.training.optimizer import OptimizerConfig
 from dnamamba.training.signals import StopRequest

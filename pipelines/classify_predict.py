@@ -23,8 +23,8 @@ from dnamamba.models.classifier import (
     is_classifier_folder,
     load_classifier,
 )
+from dnamamba.models.precision import autocast_to
 from dnamamba.pipelines.table import Cell
-from dnamamba.training.loop import autocast_to
 
 COLUMNS: Final = ("record", "start", "end", "bases", "windows", "species", "confidence")
 Per = Literal["record", "window"]

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from dnamamba.errors import DnamambaError
-from dnamamba.evaluation.language import Autocast, Objective, Score
+from dnamamba.evaluation.language import Objective, Score
 from dnamamba.log import logger
+from dnamamba.models.precision import Autocast
 from dnamamba.processes import LostProcessError, Processes, losses_told
 from dnamamba.training.checkpoint import list_states, state_step
 from dnamamba.training.divergence import DivergedError

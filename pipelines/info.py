@@ -1,4 +1,4 @@
-"""`dnamamba info`: what a genome, a model, a run or this installation is; a run's curves."""
+"""`dnamamba info`: what a genome, model, run, file of embeddings or installation is; run curves."""
 
 import json
 import math
@@ -21,6 +21,7 @@ from dnamamba.data.store import Store, find_store, open_store
 from dnamamba.data.tokenise import MANIFEST
 from dnamamba.errors import DnamambaError, InputError, UsageError
 from dnamamba.evaluation.plots import plot_run
+from dnamamba.inference import embeddings
 from dnamamba.kernels.dispatch import choose_scan_backend
 from dnamamba.log import logger, read_metrics
 from dnamamba.models.backbone import Objective, Symmetry
@@ -47,8 +48,8 @@ def info(path: Path | None = None) -> dict[str, Any]:
     Parameters
     ----------
     path
-        A FASTA (whose store is built where it is missing), a store, a model folder or a run
-        folder; None describes the installation.
+        A FASTA (whose store is built where it is missing), a store, a model folder, a run folder or
+        a file of embeddings; None describes the installation.
 
     Returns
     -------
@@ -64,7 +65,7 @@ def info(path: Path | None = None) -> dict[str, Any]:
     if path is None:
         return _installation()
     if not path.is_dir():
-        return _genome(path)
+        return _embeddings(path) if path.suffix.lower() in embeddings.SUFFIXES else _genome(path)
     if (path / MANIFEST).is_file():
         return _store(Store(path))
     if (path / RUN).is_file():
@@ -111,6 +112,12 @@ def _genome(path: Path) -> dict[str, Any]:
     found = find_store(path)
     described = _store(found or open_store(path))
     return described if found else {**described, "state": "built just now"}
+
+
+def _embeddings(path: Path) -> dict[str, Any]:
+    described = embeddings.describe(path)
+    size = path.stat().st_size
+    return {"kind": "embeddings", "path": str(path), "size_bytes": size, **described}
 
 
 def _store(store: Store) -> dict[str, Any]:
@@ -278,11 +285,12 @@ def command(
     symmetry: Symmetry,
     device_memory: float | None,
 ) -> None:
-    """Describe a genome, a model, a run or this installation, or plan a run.
+    """Describe a genome, a model, a run, embeddings or this installation, or plan a run.
 
-    PATH is a FASTA file, its store, a model folder or a run folder, whose loss.png and
-    throughput.png are drawn as far as it has come. Without it: versions, devices, and which backend
-    will run here and why. With --plan: the memory and time of a forward and backward pass.
+    PATH is a FASTA file, its store, a file of embeddings (.h5ad, .parquet, .npz, .h5), a model
+    folder or a run folder, whose loss.png and throughput.png are drawn as far as it has come.
+    Without it: versions, devices, and which backend will run here and why. With --plan: the memory
+    and time of a forward and backward pass.
     """
     if planned and path:
         raise UsageError(f"--plan describes no {path}: give one or the other")

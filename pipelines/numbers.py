@@ -80,3 +80,21 @@ class Names(NamesType):
         if not names:
             self.fail("give at least one name")
         return names
+
+
+def show_bytes(size: float) -> str:
+    """Write a number of bytes: `1.25 GB`."""
+    return f"{_short(size)}B"
+
+
+def show_count(count: float) -> str:
+    """Write a number shortly: `63 M`."""
+    return _short(count)
+
+
+def _short(number: float) -> str:
+    for prefix in ("", "k", "M", "G"):
+        if number < 999.5:
+            return f"{number:.3g} {prefix}"
+        number /= 1000
+    return f"{number:.3g} T"

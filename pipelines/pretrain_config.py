@@ -18,13 +18,14 @@ from dnamamba.log import logger
 from dnamamba.models.backbone import Symmetry
 from dnamamba.models.block import Recompute
 from dnamamba.models.heads import LanguageModel
+from dnamamba.models.precision import autocast_to
 from dnamamba.models.presets import preset, preset_name
 from dnamamba.pipelines import planner
 from dnamamba.pipelines.resume import require_same_settings
 from dnamamba.processes import ALONE, Processes
 from dnamamba.training import plan
 from dnamamba.training.footprint import Pass, free_memory
-from dnamamba.training.loop import LoopConfig, autocast_to, seconds_per_step
+from dnamamba.training.loop import LoopConfig, seconds_per_step
 from dnamamba.training.monitor import count_text
 from dnamamba.training.objectives import MaskedBase, NextBase
 from dnamamba.training.optimizer import OptimizerConfig

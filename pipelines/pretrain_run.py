@@ -13,20 +13,20 @@ from dnamamba.config import to_dict
 from dnamamba.data.feeder import feed
 from dnamamba.data.windows import HeldOutWindows, TrainingWindows
 from dnamamba.evaluation.language import (
-    Autocast,
     Objective,
     Score,
     score_model,
 )
 from dnamamba.log import logger
 from dnamamba.models.heads import LanguageModel
+from dnamamba.models.precision import Autocast, autocast_to
 from dnamamba.pipelines.baselines import Baselines, fit_baselines
 from dnamamba.pipelines.fitting import METRICS, fit_job, say_stopped, way_back_told
 from dnamamba.pipelines.pretrain_config import MAY_CHANGE, PretrainConfig, build_objective
 from dnamamba.pipelines.pretrain_output import finish, save_model
 from dnamamba.pipelines.resume import flatten
 from dnamamba.processes import Processes
-from dnamamba.training.loop import LoopConfig, autocast_to
+from dnamamba.training.loop import LoopConfig
 from dnamamba.training.monitor import Monitor
 from dnamamba.training.optimizer import OptimizerConfig, build_optimizer
 from dnamamba.training.parallel import Way, distribute, gathered

@@ -6,7 +6,7 @@ their differences are paired.
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -18,10 +18,8 @@ from torch import Tensor, nn
 from dnamamba.alphabet import Codes
 from dnamamba.evaluation.intervals import Interval, block_bootstrap
 from dnamamba.models.heads import cross_entropy
+from dnamamba.models.precision import Autocast
 from dnamamba.processes import ALONE, Processes
-
-Autocast = Callable[[], AbstractContextManager[None]]
-"""Makes the context that a forward pass runs in."""
 
 
 class Batch(NamedTuple):

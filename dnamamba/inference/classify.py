@@ -17,8 +17,8 @@ from torch import Tensor
 
 from dnamamba.alphabet import Codes, reverse_complement
 from dnamamba.data.known import Known
-from dnamamba.evaluation.language import Autocast
 from dnamamba.models.classifier import Classifier
+from dnamamba.models.precision import Autocast
 
 BATCH_BASES: Final = {"cpu": 2**16, "cuda": 2**19}
 """Bases that are read at once, by the type of device."""

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from dnamamba.alphabet import Codes, reverse_complement
 from dnamamba.errors import UsageError
-from dnamamba.evaluation.language import Autocast
 from dnamamba.inference.pooling import Pool, Pooler
 from dnamamba.kernels.packing import sequence_index
 from dnamamba.models.backbone import ModelConfig, State
 from dnamamba.models.heads import LanguageModel
+from dnamamba.models.precision import Autocast
 
 Strands = Literal["none", "average", "concat"]
 """What is made of the reverse complement: it is not read, or its embedding is averaged with that of
@@ -83,23 +83,26 @@ def parse_layers(text: str, config: ModelConfig) -> tuple[tuple[int, ...], bool]
     mean = kind.strip() == "mean"
     if mean and not colon:
         return tuple(range(1, config.n_layer + 1)), True
-    layers: list[int] = []
-    for part in (listed if mean else text).split(","):
-        first, dash, last = (
-            part.strip().partition("-") if part.strip()[:1] != "-" else (part, "", "")
-        )
-        try:
-            start = _layer(int(first), config)
-            end = _layer(int(last), config) if dash else start
-        except ValueError:
-            raise UsageError(
-                f"--layer {text}: write a number, several (4,8), or mean:4-8; "
-                f"the model has 0 to {config.n_layer}"
-            ) from None
-        layers.extend(range(start, end + 1))
+    try:
+        ranges = [_range(part.strip()) for part in (listed if mean else text).split(",")]
+    except ValueError:
+        raise UsageError(
+            f"--layer {text}: write a number, several (4,8), or mean:4-8; "
+            f"the model has 0 to {config.n_layer}"
+        ) from None
+    layers = [
+        layer
+        for first, last in ranges
+        for layer in range(_layer(first, config), _layer(last, config) + 1)
+    ]
     if not layers or len(set(layers)) < len(layers):
         raise UsageError(f"--layer {text}: names no layer, or one twice")
     return tuple(layers), mean
+
+
+def _range(part: str) -> tuple[int, int]:
+    first, dash, last = part.rpartition("-") if "-" in part[1:] else ("", "", part)
+    return int(first if dash else last), int(last)
 
 
 def _layer(number: int, config: ModelConfig) -> int:
@@ -183,6 +186,8 @@ class Embedder:
     batch_bases
         The most bases that are read at once; by default as suits the device. A bidirectional model
         reads each sequence whole, however long.
+    batch
+        Sequences that are read at once, whatever their length; None is as many as `batch_bases`.
     autocast
         The context of the forward pass.
     """
@@ -194,12 +199,14 @@ class Embedder:
         *,
         device: torch.device,
         batch_bases: int | None = None,
+        batch: int | None = None,
         autocast: Autocast = nullcontext,
     ) -> None:
         self.model = model
         self.how = how
         self.device = device
         self.batch_bases = batch_bases or BATCH_BASES.get(device.type, BATCH_BASES["cpu"])
+        self.batch = batch
         self._autocast = autocast
 
     @property
@@ -223,23 +230,32 @@ class Embedder:
 
         Yields
         ------
-        (spans, channels) of each sequence in turn; with pool "none", (bases of all spans,
-        channels).
+        (spans, dims) of each sequence in turn; with pool "none", (bases of all spans, dims).
+        """
+        return map(self.join, self.strands(readings))
+
+    def strands(self, readings: Iterable[Reading]) -> Iterator[NDArray[np.float32]]:
+        """Embed sequences, as `embed` does, but for what is made of both strands.
+
+        Yields
+        ------
+        (spans or bases, strands, channels): the strand that was given, and the other if it is read.
         """
         for batch in self._batches(readings):
             here = self._strand(batch)
             if self.how.rc == "none":
-                yield from here
+                yield from (values[:, None] for values in here)
                 continue
             there = self._strand([reading.other_strand() for reading in batch])
             for reading, one, other in zip(batch, here, there, strict=True):
-                yield self.join(one, self._turned(other, reading.spans))
+                yield np.stack([one, self._turned(other, reading.spans)], 1)
 
-    def join(self, here: NDArray[np.float32], there: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Make one embedding of those of both strands."""
+    def join(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Make one embedding, (items, dims), of those of the strands."""
         if self.how.rc == "average":
-            return ((here + there) / 2).astype(np.float32, copy=False)
-        return np.concatenate([here, there], axis=-1)
+            averaged: NDArray[np.float32] = values.mean(1, dtype=np.float32)
+            return averaged
+        return values.reshape(len(values), -1)
 
     def _turned(self, values: NDArray[np.float32], spans: NDArray[np.int64]) -> NDArray[np.float32]:
         """Bring bases of the other strand, span by span, into the order of this one."""
@@ -252,13 +268,16 @@ class Embedder:
         batch: list[Reading] = []
         bases = 0
         for reading in readings:
-            if batch and bases + len(reading.source) > self.batch_bases:
+            if batch and self._is_full(len(batch), bases + len(reading.source)):
                 yield batch
                 batch, bases = [], 0
             batch.append(reading)
             bases += len(reading.source)
         if batch:
             yield batch
+
+    def _is_full(self, windows: int, bases: int) -> bool:
+        return windows >= self.batch if self.batch else bases > self.batch_bases
 
     def _strand(self, batch: Sequence[Reading]) -> list[NDArray[np.float32]]:
         """Embed sequences as they are, those of a batch at once."""

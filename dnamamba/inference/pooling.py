@@ -108,3 +108,23 @@ class Pooler:
         self.place, self._done = map(int, state["about"])
         self._starts = state["starts"].astype(np.int64)
         self._kept = state["kept"].astype(np.float64)
+
+
+class Keeper:
+    """Keeps the hidden states of all bases, where a `Pooler` would pool them."""
+
+    def __init__(self) -> None:
+        self.place = 0
+
+    def add(self, hidden: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Take those of the next bases, and return the numbers of these with them."""
+        start, self.place = self.place, self.place + len(hidden)
+        return np.arange(start, self.place), hidden.float().cpu().numpy()
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """Return what `restore` needs to go on from here."""
+        return {"place": np.array([self.place])}
+
+    def restore(self, state: dict[str, NDArray[np.generic]]) -> None:
+        """Go on where `state` was taken."""
+        self.place = int(state["place"][0])

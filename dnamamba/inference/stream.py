@@ -9,7 +9,7 @@ the end and from the beginning.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 import numpy as np
 import torch
@@ -19,13 +19,17 @@ from torch import Tensor
 from dnamamba.errors import UsageError
 from dnamamba.files import take_space
 from dnamamba.inference.embed import Embedder, Reading
-from dnamamba.inference.pooling import Pooler
+from dnamamba.inference.pooling import Keeper, Pooler
 from dnamamba.models.backbone import State
 from dnamamba.models.block import Block
 from dnamamba.models.mixers.mamba import BiMamba, MambaState
 
 Pooled = tuple[NDArray[np.int64], NDArray[np.float32]]
-"""Numbers of spans, and their embeddings, (spans, channels)."""
+"""Numbers of spans, and their embeddings, (spans, channels); where nothing is pooled, numbers of
+bases of the contig, and theirs."""
+
+_POOLER: Final = "pooler."
+_STATE: Final = "state."
 
 
 class Stream:
@@ -38,10 +42,10 @@ class Stream:
     reading
         The contig, and what to pool of it.
 
-    Attributes
-    ----------
-    place
-        Bases that have been read.
+    Raises
+    ------
+    UsageError
+        For a bidirectional model.
     """
 
     def __init__(self, embedder: Embedder, reading: Reading) -> None:
@@ -49,7 +53,8 @@ class Stream:
             raise UsageError("a bidirectional model has no state: `spilled` reads layer by layer")
         self._embedder = embedder
         self._reading = reading
-        self._pooler = Pooler(reading.spans, embedder.how.pool)
+        pool = embedder.how.pool
+        self._pooler = Keeper() if pool == "none" else Pooler(reading.spans, pool)
         self._end = int(reading.spans[:, 1].max(initial=0))
         self._state: State | None = None
 
@@ -67,28 +72,28 @@ class Stream:
     def tensors(self) -> dict[str, Tensor]:
         """Return what `restore` needs to go on from here."""
         tensors = {
-            f"pooler.{name}": torch.from_numpy(np.ascontiguousarray(value))
+            f"{_POOLER}{name}": torch.from_numpy(np.ascontiguousarray(value))
             for name, value in self._pooler.state().items()
         }
         for number, part in enumerate(self._state or ()):
             for name, tensor in part._asdict().items():
-                tensors[f"state.{number}.{name}"] = tensor.cpu().contiguous()
+                tensors[f"{_STATE}{number}.{name}"] = tensor.cpu().contiguous()
         return tensors
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on where `tensors` were taken, of a stream of the same contig."""
         self._pooler.restore(
             {
-                name.removeprefix("pooler."): tensor.numpy()
+                name.removeprefix(_POOLER): tensor.numpy()
                 for name, tensor in tensors.items()
-                if name.startswith("pooler.")
+                if name.startswith(_POOLER)
             }
         )
-        if any(name.startswith("state.") for name in tensors):
+        if any(name.startswith(_STATE) for name in tensors):
             self._state = tuple(
                 MambaState(
                     *(
-                        tensors[f"state.{number}.{name}"].to(self._embedder.device)
+                        tensors[f"{_STATE}{number}.{name}"].to(self._embedder.device)
                         for name in MambaState._fields
                     )
                 )
@@ -120,7 +125,8 @@ def spilled(embedder: Embedder, reading: Reading, folder: Path) -> Iterator[Pool
     Raises
     ------
     UsageError
-        For mixers that are not read part by part, or the largest of averaged layers.
+        For mixers that are not read part by part, the largest of averaged layers, or where nothing
+        is pooled.
     OSError
         Where the disk is full.
     """
@@ -129,6 +135,8 @@ def spilled(embedder: Embedder, reading: Reading, folder: Path) -> Iterator[Pool
     for block in blocks:
         if not isinstance(block.mixer, BiMamba):
             raise UsageError(f"--stream: cannot read {type(block.mixer).__name__} part by part")
+    if how.pool == "none":
+        raise UsageError("--stream: a bidirectional model's states are pooled; choose a --pool")
     if how.mean and how.pool == "max":
         raise UsageError("--stream: the largest of averaged layers needs them all at once")
     shape = len(reading.source), embedder.model.config.d_model

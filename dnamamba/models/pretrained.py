@@ -6,6 +6,7 @@ The same weights give the same bytes. Nothing that a user names is ever unpickle
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar, overload
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -57,7 +58,23 @@ def save(model: LanguageModel, folder: Path, card: str) -> None:
         temporary.write_bytes(content)
 
 
-def load(folder: Path | str, device: torch.device | str = "cpu") -> LanguageModel:
+Kind = TypeVar("Kind", bound=LanguageModel)
+
+
+@overload
+def load(folder: Path | str, device: torch.device | str = ...) -> LanguageModel: ...
+
+
+@overload
+def load(folder: Path | str, device: torch.device | str = ..., *, kind: type[Kind]) -> Kind: ...
+
+
+def load(
+    folder: Path | str,
+    device: torch.device | str = "cpu",
+    *,
+    kind: type[LanguageModel] = LanguageModel,
+) -> LanguageModel:
     """Read a model that `save` wrote, ready for use (in eval mode).
 
     Parameters
@@ -66,6 +83,8 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> LanguageMode
         A model folder or a run folder.
     device
         Where to put the weights.
+    kind
+        The class to build.
 
     Raises
     ------
@@ -77,7 +96,7 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> LanguageMode
     _require_model_folder(folder)
     config = read_config(folder)
     with torch.random.fork_rng(devices=[]):
-        model = LanguageModel(config)
+        model = kind(config)
     model.load_state_dict(_read_weights(folder / WEIGHTS, model), strict=not config.tie_embeddings)
     return model.to(device).eval()
 

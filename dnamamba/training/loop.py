@@ -9,14 +9,15 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from dnamamba.errors import DnamambaError
-from dnamamba.evaluation.language import Autocast, Batch, Objective
+from dnamamba.evaluation.language import Batch, Objective
 from dnamamba.models.backbone import detached
+from dnamamba.models.precision import Autocast
 from dnamamba.processes import ALONE, Processes
 from dnamamba.training.divergence import DivergedError, Watch
 from dnamamba.training.optimizer import OptimizerConfig
@@ -312,17 +313,6 @@ def _read(pending: list[tuple[int, float, Tensor]], watch: Watch) -> list[Row]:
         watch.see(step, bits)
         rows.append(Row(step, lr, bits, norm))
     return rows
-
-
-def autocast_to(precision: str, device: torch.device) -> Autocast:
-    """Return what makes the context of a forward pass in `precision`, fp32 or bf16."""
-    if precision == "fp32":
-        return nullcontext
-
-    def context() -> Any:
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-
-    return context
 
 
 def seconds_per_step(

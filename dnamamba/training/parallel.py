@@ -14,10 +14,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dnamamba.evaluation.language import Autocast
 from dnamamba.models.backbone import State
 from dnamamba.models.classifier import Classifier
 from dnamamba.models.heads import LanguageModel
+from dnamamba.models.precision import Autocast
 from dnamamba.processes import Processes
 
 if TYPE_CHECKING:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from dnamamba.errors import DnamambaError
-from dnamamba.evaluation.language import Autocast, Objective
+from dnamamba.evaluation.language import Objective
 from dnamamba.models.block import Recompute
 from dnamamba.models.classifier import Classifier
 from dnamamba.models.heads import LanguageModel
+from dnamamba.models.precision import Autocast
 from dnamamba.processes import ALONE, Processes
 from dnamamba.training.loop import accumulate_gradients
 

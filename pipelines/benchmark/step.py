@@ -21,13 +21,14 @@ from dnamamba.kernels.dispatch import choose_scan_backend
 from dnamamba.log import logger
 from dnamamba.models.block import Recompute
 from dnamamba.models.heads import LanguageModel
+from dnamamba.models.precision import autocast_to
 from dnamamba.models.presets import preset
 from dnamamba.pipelines import options
 from dnamamba.pipelines.numbers import Count, read_shape
 from dnamamba.pipelines.table import print_table
 from dnamamba.processes import ALONE, Processes, join
 from dnamamba.training.footprint import Pass, peak_bytes
-from dnamamba.training.loop import autocast_to, train_step
+from dnamamba.training.loop import train_step
 from dnamamba.training.monitor import peak_memory
 from dnamamba.training.objectives import NextBase
 from dnamamba.training.optimizer import OptimizerConfig, build_optimizer

@@ -27,6 +27,13 @@ def test_places_are_counted_at_every_position(text: str) -> None:
     assert known.before(positions).tolist() == wanted
 
 
+@given(LETTERS)
+def test_known_bases_have_positions(text: str) -> None:
+    known = Known(encode(text))
+    wanted = [position for position, letter in enumerate(text) if letter not in "Nn"]
+    assert known.positions(np.arange(len(known))).tolist() == wanted
+
+
 @given(LETTERS, st.data())
 def test_a_span_holds_its_bases_and_ends_with_them(text: str, data: st.DataObject) -> None:
     known = Known(encode(text))

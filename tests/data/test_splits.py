@@ -186,8 +186,11 @@ BAD_BEDS = {
     ),
     "unknown fold": ("c\t0\t10\tfold3\n", r"line 1 of .*s\.bed: fold 'fold3': write train"),
     "no fold": ("c\t0\t10\n", "no fourth column: write train, valid or test"),
-    "unknown contig": ("chrc\t0\t10\ttrain\n", "line 1 of .*did you mean `c`"),
-    "beyond the end": ("c\t0\t101\ttrain\n", "line 1 of .*101"),
+    "unknown contig": (
+        "chrc\t0\t10\ttrain\n",
+        r"s\.bed: not in .*`chrc` \(1 line; did you mean `c`\?\)",
+    ),
+    "beyond the end": ("c\t0\t101\ttrain\n", r"s\.bed: .*line 1 \(to 101, and c has 100 bases\)"),
 }
 
 

@@ -97,6 +97,15 @@ def test_what_lies_on_disk_is_said_before(tmp_path: Path, monkeypatch: pytest.Mo
     assert sum(taken) == spilled_bytes(len(CODES), 16)
 
 
+def test_what_is_not_pooled_comes_base_by_base() -> None:
+    model, how = build(bidirectional=False), How((3,), pool="none")
+    parts = list(Stream(embedder(model, how), reading()))
+    assert np.concatenate([places for places, _ in parts]).tolist() == list(range(91))
+    everything = Reading(Whole(CODES[:91]), np.array([(0, 91)]))
+    (wanted,) = embedder(model, how, 1000).embed([everything])
+    assert_close(np.concatenate([states for _, states in parts]), wanted)
+
+
 def test_a_bidirectional_model_has_no_stream() -> None:
     with pytest.raises(UsageError, match="no state"):
         Stream(embedder(build(bidirectional=True), How((3,))), reading())

@@ -1,5 +1,7 @@
-"""Small pretraining runs, and what tests look at in them."""
+"""Small pretraining runs, what tests look at in them, and several processes."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,16 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     assert lines[-1] == errors[0]
     assert "Traceback" not in "".join(lines)
     return errors[0]
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+
+
+def launch(
+    processes: int, *command: str | Path, fails: bool = False
+) -> subprocess.CompletedProcess[str]:
+    result = subprocess.run(
+        [*TORCHRUN, "--nproc-per-node", str(processes), *command], capture_output=True, text=True
+    )
+    assert bool(result.returncode) == fails, result.stderr
+    return result

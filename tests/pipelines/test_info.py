@@ -3,11 +3,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from dnamamba import __version__
 from dnamamba.cli import run
+from dnamamba.inference.embeddings import write_bases, write_embeddings
 from dnamamba.log import Metrics, write_run_record
 from dnamamba.models.backbone import ModelConfig
 from dnamamba.models.heads import LanguageModel
@@ -177,6 +179,42 @@ def test_run_that_has_hardly_begun(
     assert rows(tmp_path)["held_out"] == "not yet"
 
 
+@pytest.mark.parametrize("suffix", [".h5ad", ".npz", ".H5AD"])
+def test_embeddings(tmp_path: Path, rows: Rows, suffix: str) -> None:
+    path = tmp_path / f"out{suffix}"
+    obs = {
+        "chrom": np.array(["chr2", "chr1", "chr2"]),
+        "start": np.array([1000, 5, 2000]),
+        "end": np.array([1100, 9, 2100]),
+    }
+    about = {"model": {"preset": "1.4m", "layers": [4, 8]}, "bidirectional": True}
+    write_embeddings(path, np.zeros((3, 2), np.float16), obs, about)
+    assert rows(path) == {
+        "kind": "embeddings",
+        "path": str(path),
+        "size_bytes": str(path.stat().st_size),
+        "rows": "3",
+        "dims": "2",
+        "dtype": "float16",
+        "columns": "chrom, start, end",
+        "covers": "chr1:6-9, chr2:1001-2100",
+        "about.model.preset": "1.4m",
+        "about.model.layers": "4, 8",
+        "about.bidirectional": "yes",
+    }
+    assert json.loads(json.dumps(info(path))) == info(path)
+
+
+def test_embeddings_of_bases(tmp_path: Path, rows: Rows) -> None:
+    path = tmp_path / "out.h5"
+    obs = {"gene": np.array(["HBA1", "HBA2"])}
+    blocks = [(0, np.zeros((5, 2))), (1, np.zeros((4, 2)))]
+    write_bases(path, blocks, obs, {}, ["0", "1"], np.float32, names=["a", "b"])
+    told = rows(path)
+    assert (told["kind"], told["rows"], told["bases"]) == ("embeddings", "2", "9")
+    assert (told["dims"], told["dtype"], told["covers"]) == ("2", "float32", "")
+
+
 def test_json_holds_the_same(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["info", "--json", str(model_folder)]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -208,6 +246,22 @@ def test_wrong_path_is_one_line(
     assert err.count("\n") == 1
     assert "thing: " in err
     assert message in err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "no such file"), ("hello", "damaged, or no embeddings")]
+)
+def test_wrong_embeddings_are_one_line(
+    tmp_path: Path, content: str | None, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "out.h5ad"
+    if content is not None:
+        path.write_text(content)
+    assert run(["info", str(path)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert f"out.h5ad: {message}" in err
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import json
 import math
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,7 +12,15 @@ import torch.distributed as dist
 
 from dnamamba import cli, log
 from dnamamba.training.checkpoint import list_states, read_state, state_step
-from tests.pipelines.runs import STEPS, arguments, table, weights, without_times
+from tests.pipelines.runs import (
+    STEPS,
+    TORCHRUN,
+    arguments,
+    launch,
+    table,
+    weights,
+    without_times,
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -42,19 +49,6 @@ sys.exit(cli.run(arguments))
 
 def call(genome: Path, output: Path, *more: str) -> list[str]:
     return arguments(genome, output, "--batch", "4", *more)
-
-
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-
-
-def launch(
-    processes: int, *command: str | Path, fails: bool = False
-) -> subprocess.CompletedProcess[str]:
-    result = subprocess.run(
-        [*TORCHRUN, "--nproc-per-node", str(processes), *command], capture_output=True, text=True
-    )
-    assert bool(result.returncode) == fails, result.stderr
-    return result
 
 
 def said(result: subprocess.CompletedProcess[str], start: str) -> list[str]:

@@ -14,7 +14,6 @@ from dnamamba.training.loop import (
     LoopConfig,
     Row,
     accumulate_gradients,
-    autocast_to,
     fit,
     seconds_per_step,
 )
@@ -266,14 +265,6 @@ def test_timing_leaves_weights_and_gradients_alone() -> None:
     assert seconds > 0
     assert all(map(torch.equal, before, model.parameters()))
     assert all(parameter.grad is None for parameter in model.parameters())
-
-
-def test_bf16_is_a_context_of_its_own() -> None:
-    linear = nn.Linear(2, 2)
-    with autocast_to("bf16", CPU)():
-        assert linear(torch.ones(1, 2)).dtype == torch.bfloat16
-    with autocast_to("fp32", CPU)():
-        assert linear(torch.ones(1, 2)).dtype == torch.float32
 
 
 def test_segments_carry_the_exact_state_and_cut_the_gradient() -> None:
