@@ -86,7 +86,8 @@ def embed(
         raise UsageError("-m MODEL: a model folder is wanted; dnamamba pretrain GENOME makes one")
     with join(options.resolve_device(device)) as (processes, here):
         part = output.with_name(output.name + PART)
-        processes.on_first(lambda: _require_free(output, part, force=force, resume=resume))
+        if processes.on_first(lambda: _is_finished(output, part, force=force, resume=resume)):
+            return 0
         if config.precision == "auto":
             config = replace(config, precision="bf16" if here.type == "cuda" else "fp32")
         model = pretrained.load(config.model, here)
@@ -94,36 +95,39 @@ def embed(
         store = processes.on_first(lambda: open_store(genome))
         windows = processes.on_first(lambda: read_windows(config, store))
         embedder = _embedder(config, model, here)
-        units = _units(config, embedder, windows, store)
+        block = BATCHES * embedder.batch_bases
+        units = _units(config, embedder, windows, store, block)
         scratch = _scratch(config, embedder, windows, part)
-        identity = _identity(config, windows, store)
+        identity = {**_identity(config, windows, store), "block": block}
         processes.on_first(lambda: _begin(scratch, identity, resume=resume))
         if processes.is_first:
             _tell_plan(embedder, windows, units, scratch, stream=config.stream)
         with stop_on_signal() as stop:
             job = Job(embedder, GenomeReader(store, config.context), windows.targets, scratch, stop)
             code = _run(job, units, processes, stop)
-        if code is None:
-            processes.on_first(lambda: write_output(output, config, job, windows, store))
-            logger.info("the embeddings are %s", output)
+            if code is None:
+                processes.on_first(lambda: write_output(output, config, job, windows, store))
         return code or 0
 
 
-def _require_free(output: Path, part: Path, *, force: bool, resume: bool) -> None:
+def _is_finished(output: Path, part: Path, *, force: bool, resume: bool) -> bool:
+    """Tell whether there is nothing left to do, and make sure that nothing is overwritten."""
     if force and resume:
         raise UsageError("--force starts anew and --resume goes on: give one of them")
     if output.is_dir():
         raise UsageError(f"{output}: is a folder; name a file with -o")
+    if output.exists() and resume and not part.exists():
+        logger.info("%s is finished; --force makes it anew", output)
+        return True
     if output.exists() and not force:
         raise UsageError(f"{output}: exists; --force replaces it, -o chooses another")
-    if not part.exists():
-        return
-    if force:
+    if part.exists() and force:
         shutil.rmtree(part)
-    elif not resume:
+    if part.exists() and not resume:
         raise UsageError(
             f"{part}: a job that was broken off; --resume goes on with it, --force starts anew"
         )
+    return False
 
 
 def _embedder(config: EmbedConfig, model: LanguageModel, device: torch.device) -> Embedder:
@@ -136,14 +140,16 @@ def _embedder(config: EmbedConfig, model: LanguageModel, device: torch.device) -
     )
 
 
-def _units(config: EmbedConfig, embedder: Embedder, windows: Windows, store: Store) -> list[Unit]:
+def _units(
+    config: EmbedConfig, embedder: Embedder, windows: Windows, store: Store, block: int
+) -> list[Unit]:
     return cut_into_units(
         windows.targets,
         list(store.lengths.values()),
         context=config.context,
         stream=config.stream,
         strands=1 if config.rc == "none" else 2,
-        block=BATCHES * embedder.batch_bases,
+        block=block,
         splits_long=embedder.is_causal,
     )
 
@@ -189,21 +195,22 @@ def _tell_plan(
     embedder: Embedder, windows: Windows, units: list[Unit], scratch: Scratch, *, stream: bool
 ) -> None:
     targets = windows.targets
-    sizes = sorted({int(size) for size in targets.ends - targets.starts})
+    sizes = targets.ends - targets.starts
+    least, most = int(sizes.min()), int(sizes.max())
     logger.info(
         "%s windows of %s bases, contigs %s, dims %s; %s of scratch beside the output",
         f"{len(targets):,}",
-        f"{sizes[0]:,}" + (f" to {sizes[-1]:,}" if len(sizes) > 1 else ""),
+        f"{least:,}" + (f" to {most:,}" if least < most else ""),
         f"{len(np.unique(targets.contig)):,}",
         f"{len(embedder.names):,}",
         show_bytes(scratch.size),
     )
     if stream and not embedder.is_causal:
-        most = spilled_bytes(max(unit.bases for unit in units), embedder.model.config.d_model)
+        longest = max(unit.bases for unit in units)
         logger.info(
             "the model reads both ways: contigs are read layer by layer, with up to %s on disk for "
             "each process meanwhile",
-            show_bytes(most),
+            show_bytes(spilled_bytes(longest, embedder.model.config.d_model)),
         )
     if any(map(scratch.is_done, units)):
         done = sum(unit.bases for unit in units if scratch.is_done(unit))

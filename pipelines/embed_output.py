@@ -14,6 +14,7 @@ from dnamamba.data.store import Store
 from dnamamba.errors import DnamambaError
 from dnamamba.files import describe_os_error, sha256, take_space
 from dnamamba.inference.embeddings import write_bases, write_embeddings
+from dnamamba.log import logger
 from dnamamba.models import pretrained
 from dnamamba.pipelines.embed_config import EmbedConfig, Windows
 from dnamamba.pipelines.embed_job import Job
@@ -46,6 +47,7 @@ def write_output(
             f"{error}; what was computed is kept in {job.scratch.folder}, and --resume goes on"
         ) from error
     shutil.rmtree(job.scratch.folder)
+    logger.info("the embeddings are %s", output)
 
 
 def describe(config: EmbedConfig, job: Job, store: Store) -> dict[str, Any]:

@@ -461,6 +461,9 @@ def test_what_exists_is_kept(run: Run, capsys: pytest.CaptureFixture[str]) -> No
     run("--window", "2000", code=2)
     assert "exists; --force replaces it" in capsys.readouterr().err
     assert output.read_bytes() == before
+    run("--window", "2000", "--resume")
+    assert "is finished; --force makes it anew" in capsys.readouterr().err
+    assert output.read_bytes() == before
     run("--window", "2000", "--force")
     assert output.read_bytes() != before
 
