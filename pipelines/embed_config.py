@@ -22,7 +22,6 @@ from dnamamba.log import logger
 from dnamamba.models.backbone import ModelConfig
 
 Dtype = Literal["float32", "float16"]
-COORDINATES = "0-based, half-open, as in BED"
 
 
 @dataclass(frozen=True)

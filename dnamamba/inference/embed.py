@@ -27,7 +27,7 @@ from dnamamba.models.precision import Autocast
 Strands = Literal["none", "average", "concat"]
 """What is made of the reverse complement: it is not read, or its embedding is averaged with that of
 the strand that was given, or stands behind it."""
-BATCH_BASES: Final = {"cpu": 2**14, "cuda": 2**19}
+BATCH_BASES: Final = {"cpu": 2**13, "cuda": 2**19}
 """Bases that are read at once, by the type of device."""
 
 

@@ -6,6 +6,7 @@ command = LazyGroup(
     "benchmark",
     package=__name__,
     table={
+        "embed": "Embedding a genome, and the share that is not the model.",
         "index": "Tokenising a genome, and windows from its store.",
         "kernels": "The kernels beside their floors, and other packages'.",
         "scan": "The selective scan, forward and backward.",

@@ -4,11 +4,13 @@ import multiprocessing
 import resource
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from dnamamba.errors import DnamambaError
 
 Result = TypeVar("Result")
+GRACE: Final = 10.0
+"""Seconds in which a process that has answered may tidy up and end."""
 
 
 def alone(
@@ -37,6 +39,7 @@ def alone(
         if not receiver.poll(timeout):
             raise DnamambaError("timeout")
         outcome = receiver.recv()
+        process.join(GRACE)
     except EOFError:
         raise DnamambaError("ended by the system, perhaps out of memory") from None
     finally:

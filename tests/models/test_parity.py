@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from dnamamba.models.backbone import ModelConfig
+from dnamamba.models.convert import to_transformers, transformers_name
 from dnamamba.models.heads import LanguageModel
 from dnamamba.models.presets import preset
 
@@ -20,31 +21,6 @@ def perturbed(config: ModelConfig) -> LanguageModel:
             parameter += 0.05 * torch.randn_like(parameter)
     model.backend = "chunked"
     return model
-
-
-def transformers_twin(model: LanguageModel) -> nn.Module:
-    from transformers import MambaConfig, MambaForCausalLM
-
-    config = model.config
-    twin = MambaForCausalLM(
-        MambaConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.d_model,
-            num_hidden_layers=config.n_layer,
-            state_size=config.d_state,
-            conv_kernel=config.d_conv,
-            expand=config.expand,
-            time_step_rank=config.rank,
-            layer_norm_epsilon=config.norm_eps,
-            use_cache=False,
-        )
-    )
-    twin.load_state_dict({their_name(name): w for name, w in model.state_dict().items()})
-    return twin
-
-
-def their_name(name: str) -> str:
-    return name.replace("backbone.embedding.", "backbone.embeddings.")
 
 
 def loss(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -69,7 +45,7 @@ def loss(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
 )
 def test_logits_and_gradients_equal_transformers(length: int, options: dict[str, Any]) -> None:
     model = perturbed(ModelConfig(**{"d_model": 32, "n_layer": 2, **options}))
-    twin = transformers_twin(model)
+    twin = to_transformers(model)
     ids = torch.randint(0, 5, (2, length))
     logits, theirs = model(ids), twin(ids).logits
     torch.testing.assert_close(logits, theirs, rtol=0, atol=1e-4)
@@ -79,7 +55,7 @@ def test_logits_and_gradients_equal_transformers(length: int, options: dict[str,
     expected = {name: parameter.grad for name, parameter in twin.named_parameters()}
     assert len(expected) == len(list(model.parameters()))
     for name, parameter in model.named_parameters():
-        reference = expected[their_name(name)]
+        reference = expected[transformers_name(name)]
         error = (parameter.grad - reference).norm()
         assert error <= 1e-3 * reference.norm(), f"{name}: {error:.1e} of {reference.norm():.1e}"
         assert length == 1 or reference.norm() > 0
@@ -88,7 +64,7 @@ def test_logits_and_gradients_equal_transformers(length: int, options: dict[str,
 @pytest.mark.slow
 def test_logits_equal_transformers_at_16_384_bases() -> None:
     model = perturbed(preset("1.4m"))
-    twin = transformers_twin(model)
+    twin = to_transformers(model)
     ids = torch.randint(0, 5, (1, 16_384))
     with torch.inference_mode():
         torch.testing.assert_close(model(ids), twin(ids).logits, rtol=0, atol=1e-4)

@@ -441,7 +441,7 @@ def test_batches_shrink_until_they_fit(
     monkeypatch.setattr(Embedder, "_forward", short_of_memory)
     found = read(run("--window", "1000", name="small.h5ad"))
     np.testing.assert_allclose(found.X, wanted.X, **CLOSE)
-    assert "out of memory: on with 8,192 bases at once" in capsys.readouterr().err
+    assert "out of memory: on with 4,096 bases at once" in capsys.readouterr().err
 
 
 def test_memory_that_never_suffices_is_said(
