@@ -64,6 +64,9 @@ BUNDLED: Final = Path(dnamamba.data.__path__[0]) / "samples" / "great_apes_mt.ts
 @click.option("--batch", type=Count(), metavar="N", help="Windows a step.")
 @click.option("--micro-batch", type=Count(), metavar="N", help="Windows a pass.  [what fits]")
 @click.option(
+    "--substitute", type=float, metavar="SHARE", help="Of training bases, drawn anew.  [0.01]"
+)
+@click.option(
     "--lr", type=float, metavar="RATE", help="Peak learning rate.  [0.001; with -m 0.0003]"
 )
 @click.option("--folds", type=click.IntRange(3), help="Folds that loci are cut into.  [5]")

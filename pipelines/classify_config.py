@@ -27,6 +27,8 @@ SCRATCH_RATE: Final = 1e-3
 """Peak learning rate from scratch."""
 PRETRAINED_RATE: Final = 3e-4
 PAPER_RATE: Final = 1e-4
+SUBSTITUTE: Final = 0.01
+"""Share of the training bases that are drawn anew, where nobody said; the paper draws none."""
 SHORTEST: Final = 1024
 """The shortest context that a classifier is tested on, where its own is not shorter."""
 
@@ -54,7 +56,9 @@ class ClassifyConfig:
     steps, epochs
         Optimiser steps, or passes over the training bases; give one.
     batch, micro_batch
-        Windows a step, and a forward and backward pass.
+        Windows a step, and as many as are read at once.
+    substitute
+        Share of the training bases that are drawn anew at random.
     folds, fold, split, synteny
         As in `choose_sides`.
     target
@@ -82,6 +86,7 @@ class ClassifyConfig:
     epochs: int | None = None
     batch: int | None = None
     micro_batch: int | None = None
+    substitute: float | None = None
     folds: int = 5
     fold: int = 1
     split: str | None = None
@@ -144,6 +149,8 @@ def require_sound(config: ClassifyConfig) -> None:
         value = getattr(config, name)
         if value is not None and value < 1:
             faults.append(f"{name} {value}: give 1 or more")
+    if config.substitute is not None and not 0 <= config.substitute < 1:
+        faults.append(f"substitute {config.substitute:g}: give a share of bases, from 0 up to 1")
     if not 0 < config.target < 1:
         faults.append(f"target {config.target:g}: give a share of calls, between 0 and 1")
     if config.freeze and config.recipe == "paper":
@@ -196,6 +203,9 @@ def choose_sizes(
         length=length,
         batch=batch,
         pool=config.pool or ("last" if paper else "mean"),
+        substitute=(0.0 if paper else SUBSTITUTE)
+        if config.substitute is None
+        else config.substitute,
         preset=config.preset or (None if config.model else sizes.preset),
         precision=precision,
         micro_batch=config.micro_batch or min(batch, plan.micro_batch(device, length)),
@@ -229,11 +239,12 @@ def steps_of(config: ClassifyConfig, bases: int, seconds: float) -> int:
 def selecting_windows(config: ClassifyConfig, species: int) -> int:
     """Return the windows of a species that a validation in training reads, at most.
 
-    Validations may add a fifth to the time of the steps; a base costs a third of one trained on.
+    Validations may add a fifth to the time of the steps; a base costs a third of one trained on,
+    and as many are read to centre the head.
     """
     read = (config.steps or 1) * (config.batch or 1)
     validations = -(-(config.steps or 1) // (config.validate_every or 1))
-    affordable = int(plan.VALIDATION_SHARE * 3 * read / (validations * species))
+    affordable = int(plan.VALIDATION_SHARE * 3 / 2 * read / (validations * species))
     return max(_WINDOWS, min(config.test_windows or 1, affordable))
 
 

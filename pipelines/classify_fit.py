@@ -29,7 +29,6 @@ from dnamamba.pipelines.classify_config import (
 )
 from dnamamba.pipelines.classify_data import Sides, choose_sides, open_sheet
 from dnamamba.pipelines.classify_job import Fit
-from dnamamba.pipelines.classify_probe import fit_head
 from dnamamba.pipelines.classify_report import finish, run_contests
 from dnamamba.pipelines.classify_run import MAY_CHANGE, calibrate, train
 from dnamamba.pipelines.fitting import RESULTS
@@ -122,9 +121,7 @@ def fit(
         options.prepare_output(output, force=True)
     remove_leftovers(output)
     _write_run(ready, sheet)
-    if ready.config.freeze:
-        fit_head(ready)
-    else:
+    if not ready.config.freeze:
         code = train(ready, workers)
         if code is not None:
             return code
@@ -191,7 +188,8 @@ def _set_up(
     ready = Fit(output, config, inputs, sides, classifier, device)
     if config.freeze:
         return ready
-    micro_batch = min(config.micro_batch or 1, config.batch or 1)
+    batch = config.batch or 1
+    micro_batch = min(config.micro_batch or 1, batch)
     ways: tuple[Recompute, ...] = ("scan", "block")
     if config.recompute != "auto":
         ways = (config.recompute,)
@@ -207,13 +205,15 @@ def _set_up(
             recompute=ways,
             whole=said.micro_batch is not None,
         )
+    classifier.bases_at_once = micro_batch * length
     seconds = 1.0
     if not (config.steps or config.epochs or config.recipe == "paper"):
+        some = [windows[0, index] for index in range(min(2 * micro_batch, batch))]
         seconds = seconds_per_step(
             classifier,
             ready.trained_on,
-            codes[:micro_batch],
-            batch=config.batch or 1,
+            torch.stack(some).to(device),
+            batch=batch,
             autocast=ready.autocast,
         )
     steps = steps_of(config, windows.bases, seconds)

@@ -22,10 +22,10 @@ from dnamamba.data.tracks import (
     spread,
     tile_tracks,
 )
-from dnamamba.evaluation.calls import Calls
+from dnamamba.evaluation.calls import Calls, temperature_for
 from dnamamba.evaluation.language import Objective, Score
 from dnamamba.inference.classify import BATCH_BASES, classify_windows, embed_windows
-from dnamamba.models.classifier import Classifier
+from dnamamba.models.classifier import Classifier, Head
 from dnamamba.models.precision import Autocast, autocast_to
 from dnamamba.pipelines.classify_config import ClassifyConfig, selecting_windows, stages_of
 from dnamamba.pipelines.classify_data import Sides
@@ -55,16 +55,21 @@ class Fit:
 
     @property
     def loop(self) -> LoopConfig:
-        """How the run is cut into steps."""
+        """How the run is cut into steps: a batch is one pass, which the model cuts up itself."""
         config = self.config
         return LoopConfig(
             steps=config.steps or 1,
             batch=config.batch or 1,
-            micro_batch=config.micro_batch or 1,
+            micro_batch=config.batch or 1,
             length=self.length,
             validate_every=config.validate_every or 1,
             checkpoint_every=config.checkpoint_every or 1,
         )
+
+    @property
+    def micro_batch(self) -> int:
+        """Windows that are read at once."""
+        return self.config.micro_batch or 1
 
     @property
     def optimizer(self) -> OptimizerConfig:
@@ -99,7 +104,9 @@ class Fit:
     @property
     def trained_on(self) -> Objective:
         """The classes of the training windows."""
-        return Label(self.classifier.tokens, self.windows.label)
+        config = self.config
+        substituted = config.substitute or 0.0
+        return Label(self.classifier.tokens, self.windows.label, substituted, config.seed)
 
     @property
     def stages(self) -> list[Stage]:
@@ -163,12 +170,35 @@ class Fit:
         """Classify windows of known species."""
         return calls_of(self.sides, species, windows, self.probabilities(species, windows))
 
+    def centre(self, head: Head, length: int, most: int) -> None:
+        """Measure the mean that a head takes from features, on windows of the training side.
+
+        Parameters
+        ----------
+        head
+            Is changed.
+        length
+            Bases of a window.
+        most
+            Windows of a species, at most.
+        """
+        windows = spread(tile_tracks(self.sides.train, length), most)
+        mean = self.embeddings(self.sides.train, windows).mean(0)
+        with torch.no_grad():
+            head.mean.copy_(torch.from_numpy(mean))
+
     def score(self, stop: StopRequest) -> Score:
-        """Score the model on as many valid windows as training can wait for; bits a window."""
+        """Score the model on as many valid windows as training can wait for; bits a window.
+
+        The head is centred first, and the calls are at the temperature that suits them best: both
+        are chosen anew for the model that is kept.
+        """
         with stop.breaks_off():
             most = selecting_windows(self.config, len(self.sides.species))
+            self.centre(self.classifier.head, self.length, most)
             calls = self.calls(self.sides.valid, spread(self.valid_windows(), most))
             stop.check(self.processes)
+        calls = calls.tempered(temperature_for(calls))
         chosen = calls.probabilities[np.arange(len(calls.labels)), calls.labels]
         bits = -np.log2(np.maximum(chosen, np.finfo(float).tiny))
         return Score(bits, np.ones(len(bits), np.int64), float(calls.correct.mean()))

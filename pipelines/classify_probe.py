@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from dnamamba.data.tracks import LabelledWindow, spread, tile_tracks
 from dnamamba.log import logger
+from dnamamba.models.classifier import Head
 from dnamamba.pipelines.classify_job import Fit
 
 BASES: Final = 1 << 26
 """Training bases that a probe is fitted on, at most."""
 SHARE: Final = 0.25
-"""Of the bases of a training, those that its head starts from, at most."""
+"""Of the bases of a training, those that its head starts from, at most, and those that the heads
+of all contexts are fitted on in the end."""
 LENGTH: Final = 1 << 14
 """A probe is fitted on windows no longer than this: there are more of them."""
 STRENGTHS: Final = tuple(10.0**power for power in range(-4, 5))
@@ -28,31 +30,64 @@ _FEWEST: Final = 8
 """Windows of a species, at least, whatever they cost."""
 
 
-def fit_head(fit: Fit) -> None:
-    """Fit the head by logistic regression, its penalty chosen on the valid side.
+def windows_affordable(fit: Fit, length: int, shares: int = 1) -> int:
+    """Return how many windows of a species a head may be fitted on.
+
+    Parameters
+    ----------
+    length
+        Bases of a window.
+    shares
+        Among how many fits the time is shared out.
+    """
+    bases = BASES if fit.config.freeze else min(BASES, int(SHARE * fit.bases(fit.loop.steps)))
+    return max(_FEWEST, bases // (shares * length * len(fit.sides.species)))
+
+
+def standardise(fit: Fit) -> None:
+    """Give the head the means and deviations of features on the training side.
+
+    That is all that is fitted where the backbone is to be trained from scratch, as it will soon
+    make other features.
+    """
+    length = min(fit.length, LENGTH)
+    windows = spread(tile_tracks(fit.sides.train, length), windows_affordable(fit, length))
+    train = fit.embeddings(fit.sides.train, windows)
+    _keep(fit.classifier.head, mean=train.mean(0), scale=_deviations(train))
+
+
+def fit_head(
+    fit: Fit,
+    context: int,
+    valid: NDArray[np.float32] | None = None,
+    wanted: NDArray[np.int64] | None = None,
+    shares: int = 1,
+) -> Head:
+    """Fit a head by logistic regression, its penalty chosen on the valid side.
 
     Features are the mean of both strands', and standardised: their means and deviations on the
-    training side stay in the head. That is all that is fitted where the backbone is to be trained
-    from scratch, as it will soon make other features.
+    training side stay in the head.
+
+    Parameters
+    ----------
+    context
+        Bases of a window; those that it is fitted on are no longer than `LENGTH`.
+    valid, wanted
+        Embeddings and species of the windows that the penalty is chosen on; None reads some.
+    shares
+        As in `windows_affordable`.
     """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
 
-    head = fit.classifier.head
-    length = min(fit.length, LENGTH)
-    bases = BASES if fit.config.freeze else min(BASES, int(SHARE * fit.bases(fit.loop.steps)))
-    most = max(_FEWEST, bases // (length * len(fit.sides.species)))
+    length = min(context, LENGTH)
+    most = windows_affordable(fit, length, shares)
     windows = spread(tile_tracks(fit.sides.train, length), most)
-    train, labels = fit.embeddings(fit.sides.train, windows), _species(windows)
-    scaler = StandardScaler().fit(train)
-    with torch.no_grad():
-        head.mean.copy_(torch.from_numpy(scaler.mean_))
-        head.scale.copy_(torch.from_numpy(scaler.scale_))
-    if not (fit.config.freeze or fit.config.model):
-        return
-    windows = spread(tile_tracks(fit.sides.valid, length), most)
-    valid, wanted = fit.embeddings(fit.sides.valid, windows), _species(windows)
-    train, valid = scaler.transform(train), scaler.transform(valid)
+    train, labels = fit.embeddings(fit.sides.train, windows), species_of(windows)
+    if valid is None or wanted is None:
+        windows = spread(tile_tracks(fit.sides.valid, length), most)
+        valid, wanted = fit.embeddings(fit.sides.valid, windows), species_of(windows)
+    mean, scale = train.mean(0), _deviations(train)
+    train, valid = (train - mean) / scale, (valid - mean) / scale
     best: tuple[float, float, Any] = (math.inf, 0.0, None)
     for strength in STRENGTHS:
         model = LogisticRegression(C=strength, solver="newton-cg").fit(train, labels)
@@ -68,10 +103,23 @@ def fit_head(fit: Fit) -> None:
     weight, bias = model.coef_, model.intercept_
     if len(fit.sides.species) == 2:  # one row, of the second class against the first
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    with torch.no_grad():
-        head.weight.copy_(torch.from_numpy(weight))
-        head.bias.copy_(torch.from_numpy(bias))
+    head = Head(weight.shape[1], weight.shape[0])
+    _keep(head, mean=mean, scale=scale, weight=weight, bias=bias)
+    return head.to(fit.device)
 
 
-def _species(windows: Sequence[LabelledWindow]) -> NDArray[np.int64]:
+def species_of(windows: Sequence[LabelledWindow]) -> NDArray[np.int64]:
+    """Return the species of each, (windows,)."""
     return np.array([window.species for window in windows])
+
+
+def _deviations(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the standard deviation of each; 1 of those that do not vary."""
+    found = features.std(0)
+    return np.where(found > 0, found, np.float32(1))
+
+
+@torch.no_grad()
+def _keep(head: Head, **arrays: NDArray[Any]) -> None:
+    for name, array in arrays.items():
+        getattr(head, name).copy_(torch.from_numpy(array))

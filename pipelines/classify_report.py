@@ -48,7 +48,7 @@ from dnamamba.pipelines.table import print_table
 CALLS: Final = "calls.tsv"
 CONTESTS: Final = "contests.npz"
 MODEL: Final = "the model"
-CONTROL_WINDOWS: Final = 2000
+CONTROL_WINDOWS: Final = 1 << 14
 """Windows that a control is fitted on, at most."""
 CONTROL_BASES: Final = 1 << 25
 """Bases that a control is fitted on, at most."""
@@ -239,16 +239,16 @@ def _notes(fit: Fit, contest: Contest) -> list[str]:
     notes = [
         "Runs of N are cut out of all windows: how many a genome has tells how it was sequenced.",
         "Intervals resample loci, not windows: homologous windows are no independent witnesses.",
-        "The controls are fitted on the same sides as the model: on windows of train and valid, "
-        "their settings chosen on valid.",
+        "The controls are fitted on the same sides as the model: on windows of train, their "
+        "settings chosen on valid.",
         "The model of the report is the best on the valid side, which its temperatures and the "
         "threshold of unsure were chosen on, too; the test side was read once, at the end.",
         "It knows the species above and no other: what belongs to none of them is at best unsure.",
     ]
     if contest.length > contexts_of(contest.length)[0]:
         notes.append(
-            "Shorter contexts are read by the same model, which was fitted on "
-            f"{fit.length:,} bases."
+            f"Shorter contexts are read by the same backbone, which was fitted on {fit.length:,} "
+            "bases, each with a head of its own."
         )
     notes.append(
         f"Longer contexts combine the evidence of windows of {fit.length:,} bases, as calls of "

@@ -1,18 +1,28 @@
 """Training a classifier, calibrating it, and leaving it in its folder."""
 
+import copy
 import dataclasses
 import math
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from dnamamba.config import to_dict
 from dnamamba.evaluation.calls import temperature_for, threshold_for
 from dnamamba.evaluation.language import Score
 from dnamamba.log import logger, read_metrics
 from dnamamba.models import pretrained
-from dnamamba.models.classifier import load_classifier, save_classifier
-from dnamamba.pipelines.classify_job import Fit
-from dnamamba.pipelines.classify_probe import fit_head
+from dnamamba.models.classifier import Head, load_classifier, save_classifier
+from dnamamba.pipelines.classify_job import Fit, calls_of
+from dnamamba.pipelines.classify_probe import (
+    fit_head,
+    species_of,
+    standardise,
+    windows_affordable,
+)
 from dnamamba.pipelines.fitting import METRICS, fit_job, say_stopped
 from dnamamba.pipelines.resume import flatten
 from dnamamba.training.monitor import Monitor
@@ -47,10 +57,7 @@ def train(fit: Fit, workers: int) -> int | None:
     -------
     None if it is trained to the end, or the exit code after a signal.
     """
-    head = fit.classifier.head
-    head.forget()  # what was seen while memory and time were measured
     optimizer = build_optimizer(fit.classifier, fit.optimizer)
-    optimizer.register_step_post_hook(lambda *_: head.follow())
     checkpoints = Checkpoints(fit.folder, fit.classifier, optimizer, _identity(fit))
     start = done = checkpoints.restore()
     if start:
@@ -67,7 +74,11 @@ def train(fit: Fit, workers: int) -> int | None:
         try:
             first = None
             if not start:
-                fit_head(fit)
+                if fit.config.model:
+                    head = fit_head(fit, fit.length)
+                    fit.classifier.head.load_state_dict(head.state_dict())
+                else:
+                    standardise(fit)
                 first = fit.score(stop)
             monitor = Monitor(
                 fit.folder / METRICS,
@@ -107,17 +118,50 @@ def train(fit: Fit, workers: int) -> int | None:
 
 
 def calibrate(fit: Fit) -> None:
-    """Choose the temperature of each context, and the threshold of `unsure`, on the valid side."""
-    config = fit.classifier.config
-    valid = fit.sides.valid
-    calls = [fit.calls(valid, fit.valid_windows(context)) for context in config.contexts]
-    temperatures = tuple(map(temperature_for, calls))
-    threshold = threshold_for(calls[-1].tempered(temperatures[-1]), fit.config.target)
-    fit.classifier.config = dataclasses.replace(
+    """Choose the head and the temperature of each context, and the threshold of `unsure`.
+
+    A head is either the one that was trained, centred at its context, or one fitted anew on the
+    embeddings of the finished backbone: the one that is better on the valid side.
+    """
+    classifier = fit.classifier
+    config, trained = classifier.config, copy.deepcopy(classifier.head)
+    temperatures = []
+    for context, head in zip(config.contexts, classifier.heads, strict=True):
+        windows = fit.valid_windows(context)
+        valid, wanted = fit.embeddings(fit.sides.valid, windows), species_of(windows)
+        shares = len(config.contexts)
+        candidates = [fit_head(fit, context, valid, wanted, shares)]
+        if not fit.config.freeze:
+            fit.centre(trained, context, windows_affordable(fit, context, shares))
+            candidates.append(trained)
+        calls = [
+            calls_of(fit.sides, fit.sides.valid, windows, _probabilities(candidate, valid))
+            for candidate in candidates
+        ]
+        suited = [temperature_for(each) for each in calls]
+        best, number = min(
+            (each.tempered(temperature).log_loss, number)
+            for number, (each, temperature) in enumerate(zip(calls, suited, strict=True))
+        )
+        temperatures.append(suited[number])
+        head.load_state_dict(candidates[number].state_dict())
+        if not fit.config.freeze:
+            logger.info(
+                "at %s bases the head that was %s is better: %.4f bits a valid window",
+                *(f"{context:,}", ("fitted anew", "trained")[number], best / math.log(2)),
+            )
+    threshold = threshold_for(calls[number].tempered(temperatures[-1]), fit.config.target)
+    classifier.config = dataclasses.replace(
         config,
-        temperatures=temperatures,
+        temperatures=tuple(temperatures),
         threshold=threshold if math.isfinite(threshold) else None,
     )
+
+
+@torch.no_grad()
+def _probabilities(head: Head, features: NDArray[np.float32]) -> NDArray[np.float64]:
+    logits = head(torch.from_numpy(features).to(head.weight.device))
+    return torch.softmax(logits.double(), 1).cpu().numpy()
 
 
 def save(fit: Fit, figures: dict[str, float]) -> None:

@@ -45,6 +45,10 @@ class Job(Protocol):
         """How it is cut into steps."""
 
     @property
+    def micro_batch(self) -> int:
+        """Windows that are read at once, which decide on the memory."""
+
+    @property
     def optimizer(self) -> OptimizerConfig:
         """AdamW and its schedule."""
 
@@ -153,7 +157,7 @@ def fit_job(
     except torch.OutOfMemoryError as error:
         raise DnamambaError(
             f"{job.device} is out of memory: go on with --resume and a smaller --micro-batch "
-            f"than {job.loop.micro_batch}"
+            f"than {job.micro_batch}"
         ) from error
     finally:
         monitor.close()

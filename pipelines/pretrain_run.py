@@ -62,6 +62,11 @@ class Run:
         return self.loop.batch * self.windows.length
 
     @property
+    def micro_batch(self) -> int:
+        """Windows of a pass."""
+        return self.loop.micro_batch
+
+    @property
     def optimizer(self) -> OptimizerConfig:
         """AdamW and its schedule."""
         return self.config.optimizer

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
-from scipy.sparse import csc_matrix, csr_matrix, vstack
+from scipy.sparse import csc_matrix, csr_matrix
 from scipy.special import softmax
 
 from dnamamba.alphabet import BASE, SOFT_MASK, Codes, N, reverse_complement
@@ -25,6 +25,8 @@ STRENGTHS: Final = tuple(10.0 ** (half / 2) for half in range(-4, 9))
 BUCKETS: Final = 2**16
 """Columns that longer k-mers are hashed into."""
 _MIX: Final = 0x9E3779B97F4A7C15
+TOLERANCE: Final = 1e-5
+"""Of a fit's gradient: at ten times as much, fits of little penalty stay where they start."""
 _BLOCK: Final = 4096
 """Columns that are dense at a time: all would take a gigabyte."""
 _RIDGE: Final = 1e-10
@@ -140,7 +142,7 @@ class Control:
     strength
         The inverse strength of its penalty.
     tuned_loss
-        The log loss, in nats, on the data that both were chosen on.
+        The log loss, in nats, on the data that it was chosen on.
     weights, intercepts
         (columns, classes) and (classes,) float64, of the logits; a class that no window had has an
         intercept of minus infinity.
@@ -169,7 +171,7 @@ def tune_control(
     ks: Sequence[int] = KS,
     strengths: Sequence[float] = STRENGTHS,
 ) -> Control:
-    """Choose a control's settings on windows cut from train, and fit it on all of them.
+    """Fit a control on windows of train, and choose its settings on others.
 
     Parameters
     ----------
@@ -178,44 +180,49 @@ def tune_control(
     train, labels
         Windows of store codes, and (windows,) int64 classes; two classes or more.
     tuning, tuning_labels
-        Likewise, of other loci; the settings are those of the least log loss on them.
+        Likewise, of other loci; the settings are those of the least log loss on them. Nothing is
+        fitted on them, as little as a classifier is.
     classes
         How many there are.
     ks, strengths
         To choose from; the first of equals. Strengths increase, and are left once the loss has
         risen twice in a row.
     """
-    best = math.inf, 0, 0.0
-    rows: list[csr_matrix] = []
-    for k in ks if name == KMERS else (0,):
-        these = [features(name, windows, k) for windows in (train, tuning)]
-        for loss, strength in _losses(name, these, labels, tuning_labels, classes, strengths):
-            if loss < best[0]:
-                best, rows = (loss, k, strength), these
-    loss, k, strength = best
-    together = vstack(rows)
-    del these, rows  # as large again
-    fit = _Fit(name, together, np.concatenate([labels, tuning_labels]), classes)
-    return Control(name, k, strength, loss, *fit.at(strength))
+    found = (
+        control
+        for k in (ks if name == KMERS else (0,))
+        for control in _fits(
+            name,
+            k,
+            [features(name, windows, k) for windows in (train, tuning)],
+            labels,
+            tuning_labels,
+            classes,
+            strengths,
+        )
+    )
+    return min(found, key=lambda control: control.tuned_loss)
 
 
-def _losses(
+def _fits(
     name: str,
+    k: int,
     rows: Sequence[csr_matrix],
     labels: NDArray[np.int64],
     tuning_labels: NDArray[np.int64],
     classes: int,
     strengths: Sequence[float],
-) -> Iterator[tuple[float, float]]:
-    """Fit the first rows, and give the loss on the second ones, at one strength after another."""
+) -> Iterator[Control]:
+    """Fit the first rows at one strength after another, with the loss on the second ones."""
     from sklearn.metrics import log_loss
 
     fit = _Fit(name, rows[0], labels, classes)
     before, rises = math.inf, 0
     for strength in strengths:
-        found = _probabilities(rows[1], *fit.at(strength))
+        weights, intercepts = fit.at(strength)
+        found = _probabilities(rows[1], weights, intercepts)
         loss = float(log_loss(tuning_labels, found, labels=range(classes)))
-        yield loss, strength
+        yield Control(name, k, strength, loss, weights, intercepts)
         rises = rises + 1 if loss > before else 0
         if rises == 2:
             return
@@ -232,8 +239,10 @@ class _Fit:
     """Logistic regression on centred columns, of which there may be many times more than windows.
 
     A linear model with an L2 penalty has its weights in the span of what it is fitted on. So where
-    there are fewer windows than columns, each is described by its coordinates on orthonormal axes
-    of that span: nothing is lost, and long k-mers cost no more.
+    windows are few, each is described by its coordinates on orthonormal axes of that span: nothing
+    is lost, and long k-mers cost no more. Where they are many, and have fewer k-mers each than
+    there are windows, the counts stay sparse: the intercept, which has no penalty, then does what
+    centring would.
 
     Columns are scaled so that the mean squared length of a window is 1, and a strength means the
     same for few and for many. Those of k-mers keep their scale to each other: the square root of a
@@ -255,12 +264,18 @@ class _Fit:
         self._scale = np.full(found.var_.size, math.sqrt(found.var_.sum()) or 1.0)
         if name in PLAIN:
             self._scale = found.scale_ * math.sqrt(found.var_.size)
-        if rows.shape[0] < self._seen.sum():
+        self._coordinates: NDArray[np.float64] | csr_matrix
+        if name in PLAIN:
+            self._coordinates = self._centred(rows, slice(None))
+        elif rows.shape[0] ** 2 < rows.nnz:
             self._lower = cholesky(self._products(), lower=True, overwrite_a=True)
             self._coordinates = self._lower
         else:
-            self._coordinates = self._centred(rows, slice(None))
-        self._model = LogisticRegression(solver="newton-cg", max_iter=10_000, warm_start=True)
+            self._mean = np.zeros_like(self._mean)
+            self._coordinates = rows[:, self._seen].astype(float) / self._scale[0]
+        self._model = LogisticRegression(
+            solver="newton-cg", max_iter=10_000, warm_start=True, tol=TOLERANCE
+        )
 
     def _centred(self, rows: csr_matrix | csc_matrix, columns: slice) -> NDArray[np.float64]:
         """Return those of some columns that vary, (windows, columns), centred and scaled."""

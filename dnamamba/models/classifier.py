@@ -2,13 +2,13 @@
 
 Both strands are read and their features averaged, in training as in use, so that a window and its
 reverse complement get the same call, and what tells strands apart is no noise. On disk a classifier
-is a model folder with two files more: classifier.json and classifier.safetensors, the head.
+is a model folder with two files more: classifier.json and classifier.safetensors, the heads.
 """
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 import numpy as np
 import torch
@@ -31,9 +31,7 @@ from dnamamba.models.symmetry import reverse_complement
 Pool = Literal["last", "mean", "both"]
 """What the head sees of the final hidden states: the last position, the mean, or the two."""
 CONFIG: Final = "classifier.json"
-HEAD: Final = "classifier.safetensors"
-CENTRE_RATE: Final = 0.1
-"""Share by which a step moves the mean that is taken from features towards its own."""
+HEADS: Final = "classifier.safetensors"
 SEGMENT: Final = {"cpu": 2**16, "cuda": 2**19}
 """Bases that are read at a time where no gradient is asked for, each from the state before."""
 
@@ -53,7 +51,8 @@ class ClassifierConfig:
         What the head sees.
     temperatures
         What logits are divided by in use (Guo et al., arXiv 1706.04599, section 4.2), at each
-        context: a short window says less than the one it was cut from.
+        context: a short window says less than the one it was cut from. Each context has a head of
+        its own, too; empty until both are chosen, and the last head alone is of use.
     threshold
         The least probability of a call; None where no threshold made calls right often enough, and
         every call is unsure.
@@ -96,8 +95,7 @@ class Head(nn.Linear):
     """A linear layer on standardised features.
 
     What tells classes apart may be a thousandth of a feature: without its scale, no learning rate
-    would suit both the head and the backbone. As the backbone learns, features drift together by
-    more than that, and the mean follows them: it would take the bias hundreds of steps.
+    would suit both the head and the backbone.
 
     Attributes
     ----------
@@ -113,25 +111,14 @@ class Head(nn.Linear):
         self.scale = nn.Parameter(torch.ones(in_features), requires_grad=False)
         nn.init.normal_(self.weight, std=0.02)
         nn.init.zeros_(self.bias)
-        self._seen: list[Tensor] = []
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Return (batch, out_features) logits of (batch, in_features) features."""
-        return super().forward((features - self.mean) / self.scale)
+    def forward(self, features: Tensor, mean: Tensor | None = None) -> Tensor:
+        """Return (batch, out_features) logits of (batch, in_features) features, in fp32.
 
-    def see(self, features: Tensor) -> None:
-        """Remember (batch, in_features) features of this step."""
-        self._seen.append(features.detach())
-
-    def forget(self) -> None:
-        """Forget the features that were seen."""
-        self._seen.clear()
-
-    @torch.no_grad()
-    def follow(self) -> None:
-        """Move the mean towards that of the features that were seen, by `CENTRE_RATE`."""
-        self.mean.lerp_(torch.cat(self._seen).mean(0), CENTRE_RATE)
-        self.forget()
+        `mean` is taken from them in place of the head's own.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            return super().forward((features - (self.mean if mean is None else mean)) / self.scale)
 
 
 class Classifier(nn.Module):
@@ -143,6 +130,14 @@ class Classifier(nn.Module):
         The model whose backbone reads; its own head is kept as it is, and not trained.
     config
         The classes.
+
+    Attributes
+    ----------
+    heads
+        One for each context; the last is trained.
+    bases_at_once
+        How many `nats` reads at a time; each part is read again in the backward. None reads all at
+        once.
     """
 
     def __init__(self, language: LanguageModel, config: ClassifierConfig) -> None:
@@ -152,7 +147,22 @@ class Classifier(nn.Module):
         if not language.config.tie_embeddings:
             language.lm_head.requires_grad_(False)
         width = language.config.d_model * (2 if config.pool == "both" else 1)
-        self.head = Head(width, len(config.classes))
+        self.heads = nn.ModuleList(Head(width, len(config.classes)) for _ in config.contexts)
+        for head in self.heads[:-1]:
+            head.requires_grad_(False)
+        self.bases_at_once: int | None = None
+
+    @property
+    def head(self) -> Head:
+        """The head of the longest context, which is trained."""
+        return cast("Head", self.heads[-1])
+
+    def head_for(self, bases: int) -> Head:
+        """Return the head of the context that is nearest, as a ratio, to a window's `bases`."""
+        if not self.config.temperatures:
+            return self.head
+        ratios = np.abs(np.log(np.array(self.config.contexts) / bases))
+        return cast("Head", self.heads[int(ratios.argmin())])
 
     @property
     def recompute(self) -> Recompute:
@@ -177,10 +187,14 @@ class Classifier(nn.Module):
     ) -> tuple[Tensor, None]:
         """Score classes, as `LanguageModel.nats` scores bases.
 
+        In training mode the mean of the batch's own features is taken from them, and gradients know
+        it (Ioffe & Szegedy, arXiv 1502.03167): a learning backbone would move the features of all
+        windows together by more than classes differ. So a batch has to be whole.
+
         Parameters
         ----------
         ids
-            (batch, length) int64 of whole windows.
+            (batch, length) int64 of whole windows; in training mode, those of all classes.
         targets
             (batch, 1) int64, their classes.
 
@@ -195,10 +209,19 @@ class Classifier(nn.Module):
         """
         if state is not None or return_state:
             raise UsageError("a classifier reads windows whole: it has no state to carry")
-        features = self.both_strands(ids)
-        self.head.see(features)
-        logits = self.head_on(features)
+        features = self._in_parts(ids)
+        logits = self.head(features, features.mean(0) if self.training else None)
         return functional.cross_entropy(logits, targets[:, 0], reduction="none")[:, None], None
+
+    def _in_parts(self, ids: Tensor) -> Tensor:
+        """Return the mean of both strands' features, some windows at a time."""
+        at_once = self.bases_at_once or ids.numel()
+        parts = torch.split(ids, max(1, at_once // ids.shape[1]))
+        if len(parts) == 1:
+            return self.both_strands(ids)
+        return torch.cat(
+            [checkpoint(self.both_strands, part, use_reentrant=False) for part in parts]
+        )
 
     def features(self, ids: Tensor) -> Tensor:
         """Read one strand, (batch, length) ids; what the head sees, (batch, width) float32."""
@@ -230,12 +253,6 @@ class Classifier(nn.Module):
         sums = [checkpoint(normed_sum, part, use_reentrant=False) for part in parts]
         return torch.stack(sums).sum(0)
 
-    def head_on(self, features: Tensor) -> Tensor:
-        """Apply the head in fp32; (batch, classes)."""
-        with torch.autocast(features.device.type, enabled=False):
-            logits: Tensor = self.head(features)
-        return logits
-
     def both_strands(self, ids: Tensor) -> Tensor:
         """Return the mean of both strands' features, (batch, width) float32."""
         here = self.features(ids)
@@ -243,7 +260,8 @@ class Classifier(nn.Module):
 
     def logits(self, ids: Tensor) -> Tensor:
         """Read both strands of (batch, length) ids; the mean of their logits, (batch, classes)."""
-        return self.head_on(self.both_strands(ids))
+        logits: Tensor = self.head_for(ids.shape[1])(self.both_strands(ids))
+        return logits
 
     def probabilities(self, ids: Tensor) -> Tensor:
         """Return calibrated probabilities of the classes, (batch, classes) float64.
@@ -260,11 +278,11 @@ class Classifier(nn.Module):
 def save_classifier(classifier: Classifier, folder: Path, card: str) -> None:
     """Write a classifier into a folder; parameters and errors as in `pretrained.save`."""
     pretrained.save(classifier.language, folder, card)
-    head = {
-        name: tensor.cpu().contiguous() for name, tensor in classifier.head.state_dict().items()
+    heads = {
+        name: tensor.cpu().contiguous() for name, tensor in classifier.heads.state_dict().items()
     }
-    with atomic_path(folder / HEAD) as temporary:
-        temporary.write_bytes(to_safetensors(head, metadata={"format": "pt"}))
+    with atomic_path(folder / HEADS) as temporary:
+        temporary.write_bytes(to_safetensors(heads, metadata={"format": "pt"}))
     about = {"format": pretrained.FORMAT, **to_dict(classifier.config)}
     write_text(folder / CONFIG, json.dumps(about, indent=2, sort_keys=True) + "\n")
 
@@ -280,7 +298,7 @@ def load_classifier(folder: Path | str, device: torch.device | str = "cpu") -> C
     Raises
     ------
     CheckpointError
-        As `pretrained.load`; and for a model that is no classifier, or whose head does not fit.
+        As `pretrained.load`; and for a model that is no classifier, or whose heads do not fit.
     """
     folder = Path(folder)
     language = pretrained.load(folder, device)
@@ -292,10 +310,9 @@ def load_classifier(folder: Path | str, device: torch.device | str = "cpu") -> C
     config = read_classifier_config(folder)
     with torch.random.fork_rng(devices=[]):
         classifier = Classifier(language, config)
-    path = folder / HEAD
+    path = folder / HEADS
     try:
-        head = from_safetensors(path.read_bytes())
-        classifier.head.load_state_dict(head)
+        classifier.heads.load_state_dict(from_safetensors(path.read_bytes()))
     except OSError as error:
         raise CheckpointError(str(describe_os_error(error, path))) from error
     except (SafetensorError, RuntimeError) as error:

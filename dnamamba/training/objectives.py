@@ -100,16 +100,33 @@ class Label:
         Turns store codes into ids.
     label
         (step, index) to the class of that sample; every window counts the same.
+    substituted
+        Share of the bases that are drawn anew, one in four of them as it was: windows that are
+        never twice the same are harder to learn by heart.
+    seed
+        Draws them, together with the step, the index of the window and the position.
     """
 
     shift = 0
 
-    def __init__(self, tokens: Tokens, label: Callable[[int, int], int]) -> None:
+    def __init__(
+        self,
+        tokens: Tokens,
+        label: Callable[[int, int], int],
+        substituted: float = 0.0,
+        seed: int = 0,
+    ) -> None:
         self.tokens = tokens
         self.label = label
+        self.substituted = substituted
+        self.seed = seed
 
     def __call__(self, codes: Tensor, step: int, first: int) -> Batch:
         """Ask about (batch, length) codes; targets and weights are (batch, 1)."""
+        if self.substituted:
+            bits = random_bits(self.seed, step, first, codes)
+            drawn = (_uniform(bits, 40) < self.substituted) & (codes & BASE != N)
+            codes = torch.where(drawn, (bits & 3).to(codes.dtype), codes)
         labels = [self.label(step, index) for index in range(first, first + len(codes))]
         targets = torch.tensor(labels, device=codes.device)[:, None]
         return Batch(self.tokens(codes), targets, torch.ones_like(targets, dtype=torch.float32))

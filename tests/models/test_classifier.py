@@ -11,7 +11,6 @@ from torch.nn import functional
 from dnamamba.errors import CheckpointError, UsageError
 from dnamamba.models import classifier as module
 from dnamamba.models.classifier import (
-    CENTRE_RATE,
     Classifier,
     ClassifierConfig,
     Head,
@@ -39,8 +38,9 @@ FORMS: list[dict[str, Any]] = [
 def build(model: LanguageModel, pool: Pool = "mean", **options: Any) -> Classifier:
     settings = {"contexts": (8, 64), "temperatures": (2.0, 2.0), "threshold": 0.5, **options}
     built = Classifier(model, ClassifierConfig(("a", "b", "c"), pool=pool, **settings))
-    torch.nn.init.normal_(built.head.weight)
-    torch.nn.init.normal_(built.head.bias)
+    for head in built.heads:
+        torch.nn.init.normal_(head.weight)
+        torch.nn.init.normal_(head.bias)
     return built.eval()
 
 
@@ -144,27 +144,48 @@ def test_the_head_standardises_features() -> None:
     assert set(head.state_dict()) == {"weight", "bias", "mean", "scale"}
 
 
-def test_the_mean_follows_the_features_of_a_step(tiny_model: Build, random_ids: Draw) -> None:
-    """However the step's windows are parted."""
-    ids, targets = random_ids(20).repeat(2, 1)[:3], torch.tensor([[0], [1], [2]])
-    means = []
-    for parts in ([3], [1, 2]):
-        torch.manual_seed(0)
-        built = build(tiny_model())
-        before = built.head.mean.clone()
-        for some, wanted in zip(ids.split(parts), targets.split(parts), strict=True):
-            built.nats(some, wanted)
-        torch.testing.assert_close(built.head.mean, before)
-        built.head.follow()
-        means.append(built.head.mean.detach())
-        features = built.both_strands(ids).mean(0)
-        torch.testing.assert_close(means[-1], CENTRE_RATE * features)
-        built.nats(ids, targets)
-        built.head.forget()
-        built.nats(ids, targets)
-        built.head.follow()
-        torch.testing.assert_close(built.head.mean, (1 - (1 - CENTRE_RATE) ** 2) * features)
-    torch.testing.assert_close(means[0], means[1])
+@pytest.mark.parametrize("at_once", [None, 40, 20, 7])
+def test_training_centres_a_batch_on_itself(
+    at_once: int | None, tiny_model: Build, random_ids: Draw
+) -> None:
+    """However many windows are read at once; gradients know the mean."""
+    built = build(tiny_model(), "both").train()
+    ids, targets = random_ids(20, batch=5), torch.tensor([[0], [1], [2], [2], [1]])
+    parameters = {name: each for name, each in built.named_parameters() if each.requires_grad}
+    features = built.both_strands(ids)
+    logits = functional.linear(features - features.mean(0), built.head.weight, built.head.bias)
+    wanted = functional.cross_entropy(logits, targets[:, 0], reduction="none")
+    lengths: list[int] = []
+    built.language.backbone.layers[0].register_forward_pre_hook(
+        lambda _, given: lengths.append(len(given[0]))
+    )
+    built.bases_at_once = at_once
+    nats, _ = built.nats(ids, targets)
+    torch.testing.assert_close(nats[:, 0], wanted)
+    assert max(lengths) == min(5, max(1, (at_once or 100) // 20))
+    torch.testing.assert_close(
+        dict(zip(parameters, torch.autograd.grad(nats.sum(), parameters.values()), strict=True)),
+        dict(zip(parameters, torch.autograd.grad(wanted.sum(), parameters.values()), strict=True)),
+        rtol=1e-4,
+        atol=1e-6,
+    )
+    assert built.head.mean.abs().max() == 0, "the mean of use is measured, not trained"
+    moved = functional.linear(features + 1 - (features + 1).mean(0), built.head.weight)
+    torch.testing.assert_close(moved + built.head.bias, logits, msg="what all share is no evidence")
+
+
+def test_each_context_has_a_head(tiny_model: Build, random_ids: Draw) -> None:
+    built = build(tiny_model(), contexts=(8, 32, 64), temperatures=(1.0, 1.0, 1.0))
+    for head in built.heads:
+        torch.nn.init.normal_(head.weight)
+    nearest = {4: 0, 8: 0, 15: 0, 17: 1, 32: 1, 45: 1, 46: 2, 64: 2, 500: 2}
+    for bases, number in nearest.items():
+        assert built.head_for(bases) is built.heads[number], bases
+        ids = random_ids(bases)
+        torch.testing.assert_close(built.logits(ids), built.heads[number](built.both_strands(ids)))
+    assert built.head is built.heads[2]
+    fresh = build(tiny_model(), contexts=(8, 32), temperatures=())
+    assert fresh.head_for(8) is fresh.head, "the others are not fitted yet"
 
 
 def test_a_part_of_a_window_has_no_class(tiny_model: Build, random_ids: Draw) -> None:
@@ -184,7 +205,7 @@ def test_both_strands_have_the_same_bits(
     other = reverse_complement(ids, built.language.complement)
     with torch.no_grad():
         here, there = built.probabilities(ids), built.probabilities(other)
-        strands = [built.head_on(built.features(strand)) for strand in (ids, other)]
+        strands = [built.head_for(33)(built.features(strand)) for strand in (ids, other)]
     assert torch.equal(here, there)
     assert (strands[0] - strands[1]).abs().max() > 1e-3
     assert here.dtype == torch.float64
@@ -198,8 +219,9 @@ def test_an_untied_head_of_bases_is_not_trained(tiny_model: Build, random_ids: D
         without = [name for name, p in built.named_parameters() if p.grad is None]
         assert without == [
             *([] if tied else ["language.lm_head.weight"]),
-            "head.mean",
-            "head.scale",
+            *(f"heads.0.{name}" for name in ("weight", "bias", "mean", "scale")),
+            "heads.1.mean",
+            "heads.1.scale",
         ]
         assert all(p.requires_grad != (name in without) for name, p in built.named_parameters())
 

@@ -66,29 +66,33 @@ def test_a_fit_leaves_a_model_and_a_report(fitted: Path) -> None:
     assert "so it has not shown" in page.split("</p>")[0], "the first line says who wins"
 
 
+def embedding(classifier: Classifier) -> torch.Tensor:
+    return classifier.language.backbone.embedding.weight.detach().clone()
+
+
 def test_the_model_kept_is_the_best_on_the_valid_side(
     sheet: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output, saved, heads = tmp_path / "kept", [], []
+    output, saved, models = tmp_path / "kept", [], []
     bits = iter([2.5, 2.0, 3.0, 1.0, 0.5, 4.0, 5.0])
     save_classifier = classify_run.save_classifier
 
     def scoring(self: Fit, stop: object) -> Score:
-        heads.append(self.classifier.head.weight.detach().clone())
+        models.append(embedding(self.classifier))
         return Score(np.array([next(bits)]), np.array([1]))
 
     def saving(classifier: Classifier, folder: Path, card: str) -> None:
-        saved.append(classifier.head.weight.detach().clone())
+        saved.append(embedding(classifier))
         save_classifier(classifier, folder, card)
 
     monkeypatch.setattr(Fit, "score", scoring)
     monkeypatch.setattr(classify_run, "save_classifier", saving)
     assert cli.run(arguments(sheet, backbone, output, "--validate-every", "1")) == 0
-    assert len(heads) == 1 + STEPS, "the head that training starts from is one of them"
-    wanted = [*(heads[step] for step in (0, 1, 3, 4)), heads[4]]
+    assert len(models) == 1 + STEPS, "what training starts from is one of them"
+    wanted = [*(models[step] for step in (0, 1, 3, 4)), models[4]]
     assert len(saved) == len(wanted), "each record, and the last one when it is calibrated"
     assert all(torch.equal(one, other) for one, other in zip(saved, wanted, strict=True))
-    assert torch.equal(load_classifier(output).head.weight, heads[4])
+    assert torch.equal(embedding(load_classifier(output)), models[4])
 
 
 def test_the_same_command_gives_the_same_model(

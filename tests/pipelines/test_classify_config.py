@@ -69,8 +69,8 @@ def test_epochs_are_passes_over_the_training_bases() -> None:
 
 def test_validations_do_not_hold_training_up() -> None:
     config = ClassifyConfig(steps=1000, batch=16, length=1024, test_windows=500, validate_every=100)
-    assert selecting_windows(config, 4) == 240, "10 x 4 x 240 / 3: a fifth of 16,000"
-    assert selecting_windows(dataclasses.replace(config, steps=10), 4) == 24
+    assert selecting_windows(config, 4) == 120, "10 x 4 x 120 x 2 / 3: a fifth of 16,000"
+    assert selecting_windows(dataclasses.replace(config, steps=10), 4) == 12
     assert selecting_windows(dataclasses.replace(config, test_windows=20), 4) == 20
     assert selecting_windows(dataclasses.replace(config, steps=1), 4) == 3
 

@@ -90,3 +90,22 @@ def test_a_label_is_that_of_the_sample() -> None:
     assert batch.inputs.tolist() == [[0, 1, 2, 3], [1, 1, 4, 2]]
     assert batch.targets.tolist() == [[34], [35]]
     assert batch.weights.tolist() == [[1.0], [1.0]]
+
+
+def test_bases_of_a_labelled_window_are_substituted() -> None:
+    """A share of them is drawn anew, by seed, step and index; N are left."""
+    codes = random_codes(4, 20_000)
+    codes[:, ::10] = 4
+    asked = Label(tokens, lambda *_: 0, substituted=0.2, seed=7)
+    found = asked(codes, 3, 0).inputs
+    changed = found != codes
+    assert not changed[:, ::10].any(), "N"
+    assert changed[:, 1::10].float().mean() == pytest.approx(0.15, abs=0.01), (
+        "a quarter is as it was"
+    )
+    assert torch.bincount(found[changed], minlength=8)[:4].min() > 2000
+    assert (found[changed] < 4).all()
+    torch.testing.assert_close(asked(codes[2:], 3, 2).inputs, found[2:])
+    assert not torch.equal(asked(codes, 4, 0).inputs, found)
+    other = Label(tokens, lambda *_: 0, substituted=0.2, seed=8)
+    assert not torch.equal(other(codes, 3, 0).inputs, found)
