@@ -4,6 +4,8 @@ How many N there are tells how a genome was sequenced, and what a model makes of
 sequence. What is classified or embedded is therefore read without them.
 """
 
+from functools import cached_property
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -27,16 +29,32 @@ class Known:
 
     def __init__(self, codes: Codes, gaps: NDArray[np.int64] | None = None) -> None:
         self._codes = codes
-        gaps = _gaps(codes) if gaps is None else gaps
-        runs = np.concatenate([[0], gaps.ravel(), [codes.size]]).reshape(-1, 2)
-        self._runs: NDArray[np.int64] = runs[runs[:, 0] < runs[:, 1]]
-        self._ends = np.cumsum(self._runs[:, 1] - self._runs[:, 0])
+        self._gaps = _gaps(codes) if gaps is None else gaps
+        # As most windows are, of which a genome has very many: they pay for nothing else.
+        self._is_whole = not len(self._gaps)
+
+    @cached_property
+    def _runs(self) -> NDArray[np.int64]:
+        """Runs of known bases, (runs, 2) positions, half-open."""
+        runs = np.concatenate([[0], self._gaps.ravel(), [self._codes.size]]).reshape(-1, 2)
+        found: NDArray[np.int64] = runs[runs[:, 0] < runs[:, 1]]
+        return found
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        """Known bases up to the end of each run."""
+        found: NDArray[np.int64] = np.cumsum(self._runs[:, 1] - self._runs[:, 0])
+        return found
 
     def __len__(self) -> int:
+        if self._is_whole:
+            return self._codes.size
         return int(self._ends[-1]) if self._ends.size else 0
 
     def fetch(self, start: int, end: int) -> Codes:
         """Return the known bases [start, end), (end - start,) uint8 without soft mask."""
+        if self._is_whole:
+            return self._codes[start:end] & np.uint8(BASE)
         runs = self._runs_of(start, end)
         if len(runs) == 1:
             return self._codes[runs[0, 0] : runs[0, 1]] & np.uint8(BASE)
@@ -57,6 +75,9 @@ class Known:
     def before(self, positions: ArrayLike) -> NDArray[np.int64]:
         """Count the known bases before each position, int64 of the shape of `positions`."""
         asked = np.asarray(positions)
+        if self._is_whole:
+            inside: NDArray[np.int64] = np.minimum(np.maximum(asked, 0), self._codes.size)
+            return inside
         if not len(self):
             return np.zeros(asked.shape, np.int64)
         run = np.minimum(np.searchsorted(self._runs[:, 1], asked), len(self._runs) - 1)

@@ -26,8 +26,9 @@ from tqdm import tqdm
 from dnamamba.data.targets import Targets
 from dnamamba.errors import CheckpointError, DnamambaError
 from dnamamba.files import atomic_path, describe_os_error, take_space, write_text
-from dnamamba.inference.embed import Embedder, Reading
+from dnamamba.inference.embed import Embedder
 from dnamamba.inference.genome import GenomeReader, Stretch
+from dnamamba.inference.reading import Reading
 from dnamamba.inference.stream import Stream, spilled
 from dnamamba.log import logger
 from dnamamba.training.signals import Interruption, StopRequest
@@ -305,8 +306,10 @@ class Job:
             for row in unit.rows.tolist():
                 stretch = self.reader.around(self.targets.region(row))
                 spans = self._spans(stretch, np.array([row]))
-                self._fill(np.array([row]), spans, slice(None))
-                if spans[0, 0] < spans[0, 1]:
+                known = spans[0, 1] - spans[0, 0]
+                if known < self.targets.ends[row] - self.targets.starts[row]:
+                    self._fill(np.array([row]), spans, slice(None))
+                if known:
                     reading.append((row, stretch, spans[0]))
                     yield stretch.reading(spans)
 

@@ -9,16 +9,18 @@ long one in parts, from the state before.
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dnamamba.alphabet import Codes, reverse_complement
+from dnamamba.alphabet import Codes
 from dnamamba.errors import UsageError
-from dnamamba.inference.pooling import Pool, Pooler
+from dnamamba.inference.arriving import one_behind, send
+from dnamamba.inference.pooling import Keeper, Pool, Pooler, Reduced
+from dnamamba.inference.reading import Reading, Source
 from dnamamba.kernels.packing import sequence_index
 from dnamamba.models.backbone import ModelConfig, State
 from dnamamba.models.heads import LanguageModel
@@ -114,62 +116,45 @@ def _layer(number: int, config: ModelConfig) -> int:
     return layer
 
 
-class Source(Protocol):
-    """A sequence of known bases; an array of store codes without N is wrapped in `Whole`."""
+class _Strand:
+    """One strand of sequences that are read at once, and what has been pooled of it."""
 
-    def __len__(self) -> int: ...
+    def __init__(self, readings: Sequence[Reading], pool: Pool, channels: int) -> None:
+        self.readings = readings
+        self.starts = np.cumsum([0, *(len(reading.source) for reading in readings)])
+        self._spans = np.concatenate(
+            [reading.spans + start for reading, start in zip(readings, self.starts, strict=False)]
+        )
+        self._per_base = pool == "none"
+        self._pooler = Keeper() if pool == "none" else Pooler(self._spans, pool)
+        rows = self.starts[-1] if self._per_base else len(self._spans)
+        self._values = np.empty((rows, channels), np.float32)
 
-    def fetch(self, start: int, end: int) -> Codes:
-        """Return bases [start, end)."""
+    def reduce(self, parts: Iterable[Tensor]) -> Iterator[Reduced]:
+        """Reduce the states of all, part by part."""
+        place = 0
+        for part in parts:
+            yield self._pooler.reduce(place, part)
+            place += len(part)
 
+    def take(self, reduced: Reduced) -> None:
+        """Take a part, when it has come from the device."""
+        rows, found = self._pooler.take(reduced)
+        self._values[rows] = found
 
-@dataclass(frozen=True)
-class Whole:
-    """A sequence that lies in memory, (bases,) uint8 store codes without N."""
+    @property
+    def is_read(self) -> bool:
+        """Whether all parts have been taken."""
+        return self._pooler.place == int(self.starts[-1])
 
-    codes: Codes
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    def fetch(self, start: int, end: int) -> Codes:
-        """Return bases [start, end)."""
-        return self.codes[start:end]
-
-
-@dataclass(frozen=True)
-class OtherStrand:
-    """The reverse complement of a sequence."""
-
-    source: Source
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def fetch(self, start: int, end: int) -> Codes:
-        """Return bases [start, end) of this strand."""
-        length = len(self.source)
-        return reverse_complement(self.source.fetch(length - end, length - start))
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A sequence to read, and the spans of it to pool.
-
-    Attributes
-    ----------
-    source
-        Bases without N.
-    spans
-        (spans, 2) int64, half-open, inside the sequence, each with a base at least.
-    """
-
-    source: Source
-    spans: NDArray[np.int64]
-
-    def other_strand(self) -> "Reading":
-        """Return the reverse complement, with the same spans in the same order."""
-        return Reading(OtherStrand(self.source), len(self.source) - self.spans[:, ::-1])
+    def each(self) -> list[NDArray[np.float32]]:
+        """Return the embeddings of each sequence, (spans or bases of spans, channels)."""
+        counts = np.cumsum([len(reading.spans) for reading in self.readings])[:-1]
+        if not self._per_base:
+            return np.split(self._values, counts)
+        kept = [self._values[start:end] for start, end in self._spans]
+        ends = np.append(0, np.cumsum([len(part) for part in kept]))
+        return np.split(np.concatenate([self._values[:0], *kept]), ends[counts])
 
 
 class Embedder:
@@ -241,14 +226,29 @@ class Embedder:
         ------
         (spans or bases, strands, channels): the strand that was given, and the other if it is read.
         """
-        for batch in self._batches(readings):
-            here = self._strand(batch)
-            if self.how.rc == "none":
+        for batch, strand, reduced in one_behind(self._reduced(readings)):
+            strand.take(reduced)
+            if not batch[-1].is_read:
+                continue
+            here, *there = (strand.each() for strand in batch)
+            if not there:
                 yield from (values[:, None] for values in here)
                 continue
-            there = self._strand([reading.other_strand() for reading in batch])
-            for reading, one, other in zip(batch, here, there, strict=True):
+            for reading, one, other in zip(batch[0].readings, here, there[0], strict=True):
                 yield np.stack([one, self._turned(other, reading.spans)], 1)
+
+    def _reduced(
+        self, readings: Iterable[Reading]
+    ) -> Iterator[tuple[Sequence[_Strand], _Strand, Reduced]]:
+        """Read batch after batch, and yield their parts as they begin to come from the device."""
+        for batch in self._batches(readings):
+            sides = [batch]
+            if self.how.rc != "none":
+                sides.append([reading.other_strand() for reading in batch])
+            strands = [_Strand(side, self.how.pool, self.channels) for side in sides]
+            for strand in strands:
+                for reduced in strand.reduce(self._states(strand)):
+                    yield strands, strand, reduced
 
     def join(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Make one embedding, (items, dims), of those of the strands."""
@@ -279,38 +279,20 @@ class Embedder:
     def _is_full(self, windows: int, bases: int) -> bool:
         return windows >= self.batch if self.batch else bases > self.batch_bases
 
-    def _strand(self, batch: Sequence[Reading]) -> list[NDArray[np.float32]]:
-        """Embed sequences as they are, those of a batch at once."""
-        starts = np.cumsum([0, *(len(reading.source) for reading in batch)])
-        spans = np.concatenate(
-            [reading.spans + start for reading, start in zip(batch, starts, strict=False)]
-        )
-        counts = np.cumsum([len(reading.spans) for reading in batch])[:-1]
-        if self.how.pool == "none":
-            states = np.concatenate([part.cpu().numpy() for part in self._states(batch, starts)])
-            kept = [states[start:end] for start, end in spans]
-            bases = np.cumsum([len(part) for part in kept])
-            ends = np.append(0, bases)[counts]
-            return np.split(np.concatenate([states[:0], *kept]), ends)
-        pooler = Pooler(spans, self.how.pool)
-        values = np.empty((len(spans), self.channels), np.float32)
-        for part in self._states(batch, starts):
-            rows, found = pooler.add(part)
-            values[rows] = found
-        return np.split(values, counts)
-
-    def _states(self, batch: Sequence[Reading], starts: NDArray[np.int64]) -> Iterator[Tensor]:
-        """Yield the states of a batch, (bases, channels) fp32, one or more parts end to end."""
-        if len(batch) == 1 and self.is_causal:
-            for part, _ in self.read(batch[0].source):
+    def _states(self, strand: _Strand) -> Iterator[Tensor]:
+        """Yield the states of a strand, (bases, channels) fp32, one or more parts end to end."""
+        sources = [reading.source for reading in strand.readings]
+        if len(sources) == 1 and self.is_causal:
+            for part, _ in self.read(sources[0]):
                 yield part
             return
-        codes = np.concatenate([reading.source.fetch(0, len(reading.source)) for reading in batch])
-        lengths = np.diff(starts)
+        codes = np.concatenate([source.fetch(0, len(source)) for source in sources])
+        lengths = np.diff(strand.starts)
         if (lengths == lengths[0]).all():
-            rows, packed = len(batch), None
+            rows, packed = len(sources), None
         else:
-            rows, packed = 1, sequence_index(torch.from_numpy(starts)).to(self.device)
+            index = sequence_index(torch.from_numpy(strand.starts))
+            rows, packed = 1, send(index.numpy(), self.device)
         states, _ = self._forward(codes.reshape(rows, -1), None, packed, return_state=False)
         yield states
 
@@ -327,7 +309,7 @@ class Embedder:
 
     def ids(self, codes: Codes) -> Tensor:
         """Turn store codes into ids on the model's device, int64 of the same shape."""
-        return self.model.tokens(torch.from_numpy(codes).to(self.device))
+        return self.model.tokens(send(codes, self.device))
 
     def read(
         self, source: Source, state: State | None = None, start: int = 0

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from dnamamba.data.known import Known
 from dnamamba.data.region import Region
 from dnamamba.data.store import Store
-from dnamamba.inference.embed import OtherStrand, Reading
+from dnamamba.inference.reading import OtherStrand, Reading
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Stretch:
 
     def spans(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return where windows lie in what is read, (windows, 2) int64; empty where all is N."""
-        inside = np.stack([starts, ends], 1) - self.start
+        inside = np.array([starts, ends]).T - self.start
         spans = self.known.before(inside)
         return len(self.known) - spans[:, ::-1] if self.reverse else spans
 
@@ -79,10 +79,10 @@ class GenomeReader:
     def _cut(self, contig: str, start: int, end: int, reverse: bool) -> Stretch:
         codes = self._store.codes(contig)[start:end]
         gaps = self._gaps[contig]
+        first, last = gaps[:, 1].searchsorted(start, "right"), gaps[:, 0].searchsorted(end)
+        gaps = gaps[first:last]
         if len(gaps):
-            first = np.searchsorted(gaps[:, 1], start, "right")
-            last = np.searchsorted(gaps[:, 0], end)
-            gaps = np.clip(gaps[first:last] - start, 0, end - start)
+            gaps = np.clip(gaps - start, 0, end - start)
         return Stretch(start, end, Known(codes, gaps), reverse)
 
 

@@ -13,9 +13,10 @@ from dnamamba.data.genome import Genome
 from dnamamba.data.known import Known
 from dnamamba.data.region import Region, parse_region
 from dnamamba.errors import UsageError
-from dnamamba.inference.embed import Embedder, How, Reading, Strands, parse_layers
+from dnamamba.inference.embed import Embedder, How, Strands, parse_layers
 from dnamamba.inference.genome import Stretch
 from dnamamba.inference.pooling import Pool
+from dnamamba.inference.reading import Reading
 from dnamamba.models import pretrained
 from dnamamba.models.heads import LanguageModel
 from dnamamba.models.hub import model_folder

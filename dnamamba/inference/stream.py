@@ -18,8 +18,10 @@ from torch import Tensor
 
 from dnamamba.errors import UsageError
 from dnamamba.files import take_space
-from dnamamba.inference.embed import Embedder, Reading
-from dnamamba.inference.pooling import Keeper, Pooler
+from dnamamba.inference.arriving import one_behind
+from dnamamba.inference.embed import Embedder
+from dnamamba.inference.pooling import Keeper, Pooler, Reduced
+from dnamamba.inference.reading import Reading
 from dnamamba.models.backbone import State
 from dnamamba.models.block import Block
 from dnamamba.models.mixers.mamba import BiMamba, MambaState
@@ -64,10 +66,18 @@ class Stream:
         return self._pooler.place
 
     def __iter__(self) -> Iterator[Pooled]:
-        parts = self._embedder.read(self._reading.source, self._state, self.place)
-        while self.place < self._end:
-            states, self._state = next(parts)
-            yield self._pooler.add(states)
+        for part, state in one_behind(self._reduced()):
+            self._state = state
+            yield self._pooler.take(part)
+
+    def _reduced(self) -> Iterator[tuple[Reduced, State | None]]:
+        """Read on, and yield parts as they begin to come from the device, the state after each."""
+        place = self.place
+        parts = self._embedder.read(self._reading.source, self._state, place)
+        while place < self._end:
+            states, state = next(parts)
+            yield self._pooler.reduce(place, states), state
+            place += len(states)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what `restore` needs to go on from here."""

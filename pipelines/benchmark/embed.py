@@ -32,8 +32,9 @@ import torch
 from dnamamba.data.catalog import choose_contigs
 from dnamamba.data.store import Store, open_store
 from dnamamba.errors import DnamambaError, UsageError
-from dnamamba.inference.embed import Embedder, How, Reading, Whole
+from dnamamba.inference.embed import Embedder, How
 from dnamamba.inference.genome import GenomeReader
+from dnamamba.inference.reading import Reading, Whole
 from dnamamba.log import logger, peak_resident
 from dnamamba.models import pretrained
 from dnamamba.models.heads import LanguageModel

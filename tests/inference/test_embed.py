@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from dnamamba.alphabet import Codes, reverse_complement
 from dnamamba.errors import UsageError
-from dnamamba.inference.embed import Embedder, How, Reading, Strands, Whole, parse_layers
+from dnamamba.inference.embed import Embedder, How, Strands, parse_layers
 from dnamamba.inference.pooling import Pool
+from dnamamba.inference.reading import Reading, Whole
 from dnamamba.models.backbone import ModelConfig
 from dnamamba.models.heads import LanguageModel
 

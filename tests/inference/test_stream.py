@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from dnamamba.errors import UsageError
 from dnamamba.files import take_space
-from dnamamba.inference.embed import Embedder, How, Reading, Whole
+from dnamamba.inference.embed import Embedder, How
 from dnamamba.inference.pooling import Pool
+from dnamamba.inference.reading import Reading, Whole
 from dnamamba.inference.stream import Stream, spilled, spilled_bytes
 from dnamamba.models.backbone import ModelConfig
 from dnamamba.models.heads import LanguageModel

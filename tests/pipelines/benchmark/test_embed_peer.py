@@ -9,7 +9,8 @@ import torch
 
 from dnamamba.alphabet import Codes
 from dnamamba.errors import DnamambaError
-from dnamamba.inference.embed import Embedder, How, Reading, Whole
+from dnamamba.inference.embed import Embedder, How
+from dnamamba.inference.reading import Reading, Whole
 from dnamamba.models import pretrained
 from dnamamba.models.heads import LanguageModel
 from dnamamba.pipelines.benchmark import embed_peer
