@@ -114,7 +114,7 @@ class Calls:
     def log_loss(self) -> float:
         """The mean of minus the natural logarithm of the true class's probability."""
         chosen = self.probabilities[np.arange(len(self.labels)), self.labels]
-        return float(-np.log(np.maximum(chosen, np.finfo(float).tiny)).mean())
+        return float(0 - np.log(np.maximum(chosen, np.finfo(float).tiny)).mean())  # never -0
 
     def reliability(self) -> NDArray[np.float64]:
         """Return how often calls of a confidence are right.

@@ -16,7 +16,7 @@ from dnamamba.pipelines.classify_predict import predict
 
 SPECIES = ("human", "chimpanzee", "bonobo", "gorilla", "orangutan")
 SIDES = ("train", "valid", "test")
-LONGEST = 4096
+LONGEST = 16384
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def both_strands(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("length", [LONGEST, 2048, 1024])
+@pytest.mark.parametrize("length", [LONGEST, 4096, 1024])
 def test_each_is_likeliest_itself_on_both_strands(
     run: Path, both_strands: Path, length: int
 ) -> None:
