@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from dnamamba.data.tracks import LabelledWindow, spread, tile_tracks
+from dnamamba.evaluation.probe import deviations, fit_probe
 from dnamamba.log import logger
 from dnamamba.models.classifier import Head
 from dnamamba.pipelines.classify_job import Fit
@@ -24,8 +25,6 @@ SHARE: Final = 0.25
 of all contexts are fitted on in the end."""
 LENGTH: Final = 1 << 14
 """A probe is fitted on windows no longer than this: there are more of them."""
-STRENGTHS: Final = tuple(10.0**power for power in range(-4, 5))
-"""Inverse strengths of the penalty to choose from."""
 _FEWEST: Final = 8
 """Windows of a species, at least, whatever they cost."""
 
@@ -53,7 +52,7 @@ def standardise(fit: Fit) -> None:
     length = min(fit.length, LENGTH)
     windows = spread(tile_tracks(fit.sides.train, length), windows_affordable(fit, length))
     train = fit.embeddings(fit.sides.train, windows)
-    _keep(fit.classifier.head, mean=train.mean(0), scale=_deviations(train))
+    _keep(fit.classifier.head, mean=train.mean(0), scale=deviations(train))
 
 
 def fit_head(
@@ -77,8 +76,6 @@ def fit_head(
     shares
         As in `windows_affordable`.
     """
-    from sklearn.linear_model import LogisticRegression
-
     length = min(context, LENGTH)
     most = windows_affordable(fit, length, shares)
     windows = spread(tile_tracks(fit.sides.train, length), most)
@@ -86,37 +83,19 @@ def fit_head(
     if valid is None or wanted is None:
         windows = spread(tile_tracks(fit.sides.valid, length), most)
         valid, wanted = fit.embeddings(fit.sides.valid, windows), species_of(windows)
-    mean, scale = train.mean(0), _deviations(train)
-    train, valid = (train - mean) / scale, (valid - mean) / scale
-    best: tuple[float, float, Any] = (math.inf, 0.0, None)
-    for strength in STRENGTHS:
-        model = LogisticRegression(C=strength, solver="newton-cg").fit(train, labels)
-        logs = np.log(np.maximum(model.predict_proba(valid), np.finfo(float).tiny))
-        loss = float(-logs[np.arange(len(wanted)), wanted].mean())
-        if loss < best[0]:
-            best = loss, strength, model
-    loss, strength, model = best
+    probe = fit_probe(train, labels, valid, wanted)
     logger.info(
         "head fitted on the embeddings of %s windows of %s bases: %.4f bits a valid window (C %g)",
-        *(f"{len(labels):,}", f"{length:,}", loss / math.log(2), strength),
+        *(f"{len(labels):,}", f"{length:,}", probe.tuned_loss / math.log(2), probe.strength),
     )
-    weight, bias = model.coef_, model.intercept_
-    if len(fit.sides.species) == 2:  # one row, of the second class against the first
-        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    head = Head(weight.shape[1], weight.shape[0])
-    _keep(head, mean=mean, scale=scale, weight=weight, bias=bias)
+    head = Head(probe.weights.shape[1], probe.weights.shape[0])
+    _keep(head, mean=probe.mean, scale=probe.scale, weight=probe.weights, bias=probe.intercepts)
     return head.to(fit.device)
 
 
 def species_of(windows: Sequence[LabelledWindow]) -> NDArray[np.int64]:
     """Return the species of each, (windows,)."""
     return np.array([window.species for window in windows])
-
-
-def _deviations(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the standard deviation of each; 1 of those that do not vary."""
-    found = features.std(0)
-    return np.where(found > 0, found, np.float32(1))
 
 
 @torch.no_grad()

@@ -9,8 +9,9 @@ command = LazyGroup(
         "embed": "Embedding a genome, and the share that is not the model.",
         "index": "Tokenising a genome, and windows from its store.",
         "kernels": "The kernels beside their floors, and other packages'.",
+        "probe": "Embeddings of labelled sequences under a linear probe, beside k-mers.",
         "scan": "The selective scan, forward and backward.",
         "step": "A whole training step, on any number of GPUs.",
     },
-    help="Measure speed and memory, as TSV.",
+    help="Measure speed, memory and worth, as TSV.",
 )

@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from dnamamba import cli
 from dnamamba.data.tracks import Tracks, read, tile_tracks
+from dnamamba.evaluation.probe import STRENGTHS
 from dnamamba.models.classifier import Classifier
 from dnamamba.pipelines import classify_fit, classify_probe
 from dnamamba.pipelines.classify_job import Fit
@@ -71,7 +72,7 @@ def test_the_penalty_is_chosen_on_the_valid_side(
     valid, wanted = features(fit, fit.sides.valid)
     mean, scale = train.mean(0), train.std(0)
     losses = {}
-    for strength in classify_probe.STRENGTHS:
+    for strength in STRENGTHS:
         model = LogisticRegression(C=strength, solver="newton-cg")
         model.fit((train - mean) / scale, labels)
         logs = model.predict_log_proba((valid - mean) / scale)
