@@ -82,4 +82,4 @@ def test_what_cannot_be_probed_is_refused(
     paths = write(tmp_path / "train.csv", train), write(tmp_path / "test.csv", test)
     command = ["benchmark", "probe", *map(str, paths), "-m", str(backbone), "--device", "cpu"]
     assert cli.run(command) == 1
-    assert fault in one_line(capsys.readouterr().err)
+    assert fault in one_line(capsys)
