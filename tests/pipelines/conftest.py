@@ -107,3 +107,16 @@ def halted(
     assert cli.run(arguments(genome, output)) == 0
     monkeypatch.undo()
     return output
+
+
+@pytest.fixture
+def embed(genome: Path, backbone: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Embed the genome into a file; `-o` and `-m` may be given again."""
+
+    def run(*arguments: str | Path, name: str = "out.h5ad", code: int = 0) -> Path:
+        output = tmp_path / name
+        call = ["embed", genome, "-m", backbone, "-o", output, "--device", "cpu", *arguments]
+        assert cli.run(list(map(str, call))) == code
+        return output
+
+    return run

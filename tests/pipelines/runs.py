@@ -3,8 +3,12 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 STEPS = 8
 
@@ -57,3 +61,8 @@ def launch(
     )
     assert bool(result.returncode) == fails, result.stderr
     return result
+
+
+def read_h5ad(path: Path) -> "AnnData":
+    """Open a file in memory; skip the test where anndata is not installed."""
+    return pytest.importorskip("anndata").read_h5ad(path)

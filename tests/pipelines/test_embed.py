@@ -1,8 +1,5 @@
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -13,17 +10,13 @@ from numpy.typing import NDArray
 
 from dnamamba import cli
 from dnamamba.data.store import Store, open_store
-from dnamamba.inference.embed import Embedder
 from dnamamba.models import pretrained
 from dnamamba.models.backbone import ModelConfig
 from dnamamba.models.heads import LanguageModel
-from tests.pipelines.runs import launch
-
-if TYPE_CHECKING:
-    from anndata import AnnData
+from tests.pipelines.runs import launch, read_h5ad
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
-Run = Callable[..., Path]
+Embed = Callable[..., Path]
 Refused = Callable[..., str]
 
 
@@ -42,29 +35,16 @@ def both_ways(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(genome: Path, backbone: Path, tmp_path: Path) -> Run:
-    """Embed the genome into a file; `-o` and `-m` may be given again."""
-
-    def embed(*arguments: str | Path, name: str = "out.h5ad", code: int = 0) -> Path:
-        output = tmp_path / name
-        call = ["embed", genome, "-m", backbone, "-o", output, "--device", "cpu", *arguments]
-        assert cli.run(list(map(str, call))) == code
-        return output
-
-    return embed
-
-
-@pytest.fixture
-def refused(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
+def refused(embed: Embed, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
     """Embed with a fault, which leaves nothing; return the last line on stderr."""
 
-    def embed(*arguments: str | Path, name: str = "out.h5ad", code: int = 2) -> str:
-        run(*arguments, name=name, code=code)
+    def faulty(*arguments: str | Path, name: str = "out.h5ad", code: int = 2) -> str:
+        embed(*arguments, name=name, code=code)
         assert not (tmp_path / name).exists()
         assert not (tmp_path / f"{name}.part").exists()
         return capsys.readouterr().err.splitlines()[-1]
 
-    return embed
+    return faulty
 
 
 @pytest.fixture
@@ -75,10 +55,6 @@ def bed(tmp_path: Path) -> Callable[[str], Path]:
         return path
 
     return write
-
-
-def read(path: Path) -> "AnnData":
-    return pytest.importorskip("anndata").read_h5ad(path)
 
 
 def matrix(path: Path) -> NDArray[np.float32]:
@@ -102,8 +78,8 @@ def states(
     return values
 
 
-def test_windows_lie_along_contigs(run: Run, backbone: Path, store: Store) -> None:
-    found = read(run("--window", "1000"))
+def test_windows_lie_along_contigs(embed: Embed, backbone: Path, store: Store) -> None:
+    found = read_h5ad(embed("--window", "1000"))
     assert found.shape == (12, 16)
     assert list(found.obs_names[[0, 6]]) == ["chr1:1-1000", "chr2:1-1000"]
     assert found.obs["chrom"].tolist() == ["chr1"] * 6 + ["chr2"] * 3 + ["chr3"] * 3
@@ -113,8 +89,8 @@ def test_windows_lie_along_contigs(run: Run, backbone: Path, store: Store) -> No
         np.testing.assert_allclose(found.X[row], wanted.mean(0), **CLOSE)
 
 
-def test_composition_is_of_known_bases(run: Run, store: Store) -> None:
-    found = read(run("--window", "500", "--stride", "300", "--contigs", "chr2"))
+def test_composition_is_of_known_bases(embed: Embed, store: Store) -> None:
+    found = read_h5ad(embed("--window", "500", "--stride", "300", "--contigs", "chr2"))
     codes = store.codes("chr2") & 7
     for place in found.obs.itertuples():
         window = codes[place.start : place.end]
@@ -124,8 +100,8 @@ def test_composition_is_of_known_bases(run: Run, store: Store) -> None:
     assert 0 < found.obs["n_fraction"].max() < 0.2
 
 
-def test_contigs_are_embedded_whole(run: Run, backbone: Path, store: Store) -> None:
-    found = read(run())
+def test_contigs_are_embedded_whole(embed: Embed, backbone: Path, store: Store) -> None:
+    found = read_h5ad(embed())
     assert found.obs_names.tolist() == ["chr1:1-6000", "chr2:1-3000", "chr3:1-3000"]
     np.testing.assert_allclose(
         found.X[1], states(backbone, store, "chr2", 0, 3000).mean(0), **CLOSE
@@ -133,10 +109,10 @@ def test_contigs_are_embedded_whole(run: Run, backbone: Path, store: Store) -> N
 
 
 def test_regions_come_with_their_columns(
-    run: Run, bed: Callable[[str], Path], backbone: Path, store: Store
+    embed: Embed, bed: Callable[[str], Path], backbone: Path, store: Store
 ) -> None:
     path = bed("chr2\t700\t900\tb\t7\t-\nchr1\t10\t60\ta\t5\t+\nchr1\t0\t60\ta\t2\t.\n")
-    found = read(run("--bed", path))
+    found = read_h5ad(embed("--bed", path))
     assert found.obs["name"].tolist() == ["b", "a", "a"]
     assert found.obs["strand"].tolist() == ["-", "+", "+"]
     assert found.obs["score"].tolist() == [7, 5, 2]
@@ -146,48 +122,50 @@ def test_regions_come_with_their_columns(
 
 
 def test_windows_are_laid_around_regions_or_along_them(
-    run: Run, bed: Callable[[str], Path]
+    embed: Embed, bed: Callable[[str], Path]
 ) -> None:
     path = bed("chr1\t100\t200\tx\t0\t+\n")
-    around = read(run("--bed", path, "--window", "20"))
+    around = read_h5ad(embed("--bed", path, "--window", "20"))
     assert around.obs_names.tolist() == ["chr1:141-160"]
     assert around.obs["region"].tolist() == ["chr1:101-200"]
-    along = read(run("--bed", path, "--window", "40", "--stride", "30", name="along.h5ad"))
+    along = read_h5ad(embed("--bed", path, "--window", "40", "--stride", "30", name="along.h5ad"))
     assert along.obs_names.tolist() == ["chr1:101-140", "chr1:131-170", "chr1:161-200"]
     assert along.obs["name"].tolist() == ["x"] * 3
 
 
-def test_regions_of_chosen_contigs_are_embedded(run: Run, bed: Callable[[str], Path]) -> None:
+def test_regions_of_chosen_contigs_are_embedded(embed: Embed, bed: Callable[[str], Path]) -> None:
     path = bed("chr2\t700\t900\nchrY\t1\t99999\nchr1\t10\t60\n")
-    assert read(run("--bed", path, "--contigs", "chr2")).obs_names.tolist() == ["chr2:701-900"]
+    assert read_h5ad(embed("--bed", path, "--contigs", "chr2")).obs_names.tolist() == [
+        "chr2:701-900"
+    ]
 
 
 def test_regions_without_a_base_want_a_window(
-    run: Run, refused: Refused, bed: Callable[[str], Path]
+    embed: Embed, refused: Refused, bed: Callable[[str], Path]
 ) -> None:
     path = bed("chr2\t700\t900\nchr1\t10\t10\n")
     assert "1 regions have no base, the first in line 2: give --window" in refused("--bed", path)
-    found = read(run("--bed", path, "--window", "10"))
+    found = read_h5ad(embed("--bed", path, "--window", "10"))
     assert found.obs_names.tolist() == ["chr2:796-805", "chr1:6-15"]
 
 
-def test_genes_of_an_annotation_are_embedded(run: Run, tmp_path: Path) -> None:
+def test_genes_of_an_annotation_are_embedded(embed: Embed, tmp_path: Path) -> None:
     path = tmp_path / "x.gtf"
     path.write_text(
         'chr1\tx\tgene\t101\t160\t.\t-\t.\tgene_id "g1"; gene_name "GENE";\n'
         'chr1\tx\ttranscript\t101\t160\t.\t-\t.\tgene_id "g1"; transcript_id "t1";\n'
     )
-    gene = read(run("--gtf", path))
+    gene = read_h5ad(embed("--gtf", path))
     assert gene.obs_names.tolist() == ["chr1:101-160(-)"]
     assert gene.obs["name"].tolist() == ["GENE"]
-    start = read(run("--gtf", path, "--feature", "tss", "--window", "10", name="tss.h5ad"))
+    start = read_h5ad(embed("--gtf", path, "--feature", "tss", "--window", "10", name="tss.h5ad"))
     assert start.obs_names.tolist() == ["chr1:155-164(-)"]
 
 
 def test_flanks_are_read_and_not_pooled(
-    run: Run, bed: Callable[[str], Path], backbone: Path, store: Store
+    embed: Embed, bed: Callable[[str], Path], backbone: Path, store: Store
 ) -> None:
-    found = read(run("--bed", bed("chr1\t100\t150\nchr1\t20\t50\n"), "--context", "40"))
+    found = read_h5ad(embed("--bed", bed("chr1\t100\t150\nchr1\t20\t50\n"), "--context", "40"))
     codes = store.codes("chr1") & 7
     for row, (start, end, first) in enumerate([(100, 150, 60), (20, 50, 0)]):
         before, after = (int((codes[first:place] < 4).sum()) for place in (start, end))
@@ -196,8 +174,8 @@ def test_flanks_are_read_and_not_pooled(
 
 
 @pytest.mark.parametrize("rc", ["average", "concat"])
-def test_both_strands_are_read(run: Run, backbone: Path, store: Store, rc: str) -> None:
-    found = read(run("--window", "1000", "--rc", rc))
+def test_both_strands_are_read_h5ad(embed: Embed, backbone: Path, store: Store, rc: str) -> None:
+    found = read_h5ad(embed("--window", "1000", "--rc", rc))
     here = states(backbone, store, "chr1", 0, 1000).mean(0)
     there = states(backbone, store, "chr1", 0, 1000, reverse=True).mean(0)
     wanted = (here + there) / 2 if rc == "average" else np.concatenate([here, there])
@@ -208,7 +186,7 @@ def test_both_strands_are_read(run: Run, backbone: Path, store: Store, rc: str) 
 @pytest.mark.parametrize("rc", ["none", "average", "concat"])
 @pytest.mark.parametrize("kind", ["causal", "both ways"])
 def test_a_stream_has_seen_all_before(
-    run: Run,
+    embed: Embed,
     backbone: Path,
     both_ways: Path,
     store: Store,
@@ -224,7 +202,7 @@ def test_a_stream_has_seen_all_before(
             "3000\n", "3000\tc\t0\t+\n"
         )
     )
-    found = read(run("-m", model, "--stream", "--bed", path, "--rc", rc))
+    found = read_h5ad(embed("-m", model, "--stream", "--bed", path, "--rc", rc))
     codes = store.codes("chr1") & 7
     before, after = (int((codes[:place] < 4).sum()) for place in (100, 900))
     here = states(model, store, "chr1", 0, 6000)
@@ -238,10 +216,10 @@ def test_a_stream_has_seen_all_before(
     np.testing.assert_allclose(found.X[0], wanted[rc], **CLOSE)
 
 
-def test_the_first_streamed_window_is_the_plain_one(run: Run) -> None:
+def test_the_first_streamed_window_is_the_plain_one(embed: Embed) -> None:
     plain, stream = (
-        read(run("--window", "500")),
-        read(run("--window", "500", "--stream", name="stream.h5ad")),
+        read_h5ad(embed("--window", "500")),
+        read_h5ad(embed("--window", "500", "--stream", name="stream.h5ad")),
     )
     np.testing.assert_allclose(stream.X[0], plain.X[0], **CLOSE)
     assert np.abs(stream.X[1] - plain.X[1]).max() > 1e-3
@@ -249,10 +227,10 @@ def test_the_first_streamed_window_is_the_plain_one(run: Run) -> None:
 
 @pytest.mark.parametrize("rc", ["none", "concat", "average"])
 def test_each_base_is_kept(
-    run: Run, bed: Callable[[str], Path], backbone: Path, store: Store, rc: str
+    embed: Embed, bed: Callable[[str], Path], backbone: Path, store: Store, rc: str
 ) -> None:
     path = bed("chr2\t700\t900\tb\t7\t-\nchr1\t0\t600\ta\t5\t+\n")
-    output = run("--bed", path, "--pool", "none", "--rc", rc, name="out.h5")
+    output = embed("--bed", path, "--pool", "none", "--rc", rc, name="out.h5")
     with h5py.File(output) as file:
         values, offsets = file["values"][:], file["offsets"][:]
         read_elem = pytest.importorskip("anndata").io.read_elem
@@ -272,10 +250,10 @@ def test_each_base_is_kept(
 
 
 def test_each_base_of_a_long_window_is_kept(
-    run: Run, monkeypatch: pytest.MonkeyPatch, backbone: Path, store: Store
+    embed: Embed, monkeypatch: pytest.MonkeyPatch, backbone: Path, store: Store
 ) -> None:
     monkeypatch.setattr("dnamamba.inference.embed.BATCH_BASES", {"cpu": 64})
-    output = run("--pool", "none", "--rc", "concat", "--contigs", "chr3", name="out.h5")
+    output = embed("--pool", "none", "--rc", "concat", "--contigs", "chr3", name="out.h5")
     with h5py.File(output) as file:
         values = file["values"][:]
     known = (store.codes("chr3") & 7) < 4
@@ -290,14 +268,14 @@ def test_each_base_of_a_long_window_is_kept(
 
 
 def test_a_window_of_n_is_nan(
-    run: Run, tmp_path: Path, backbone: Path, write_fasta: Callable[..., Path]
+    embed: Embed, tmp_path: Path, backbone: Path, write_fasta: Callable[..., Path]
 ) -> None:
     fasta = write_fasta(tmp_path / "gap.fa", {"c": "N" * 40 + "ACGT" * 10, "d": "N" * 40})
     for stream in ((), ("--stream",)):
         output = tmp_path / f"gap{len(stream)}.h5ad"
         call = ["embed", fasta, "-m", backbone, "-o", output, "--window", "40", *stream]
         assert cli.run(list(map(str, call))) == 0
-        found = read(output)
+        found = read_h5ad(output)
         assert np.isnan(found.X[[0, 2]]).all()
         assert not np.isnan(found.X[1]).any()
         assert found.obs["n_fraction"].tolist() == [1, 0, 1]
@@ -305,21 +283,21 @@ def test_a_window_of_n_is_nan(
 
 
 def test_n_and_case_change_nothing(
-    run: Run, tmp_path: Path, backbone: Path, write_fasta: Callable[..., Path]
+    embed: Embed, tmp_path: Path, backbone: Path, write_fasta: Callable[..., Path]
 ) -> None:
     records = {"a": "ACGTTGCAAC", "b": "NNACGnTTGCNAACNN", "c": "acgttgCAAC"}
     fasta = write_fasta(tmp_path / "n.fa", records)
     call = ["embed", fasta, "-m", backbone, "-o", tmp_path / "n.h5ad"]
     assert cli.run(list(map(str, call))) == 0
-    found = read(tmp_path / "n.h5ad")
+    found = read_h5ad(tmp_path / "n.h5ad")
     np.testing.assert_allclose(found.X[1], found.X[0], **CLOSE)
     np.testing.assert_allclose(found.X[2], found.X[0], **CLOSE)
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.npz"])
-def test_other_files_hold_the_same(run: Run, name: str) -> None:
-    wanted = read(run("--window", "1000", "--dtype", "float16"))
-    output = run("--window", "1000", "--dtype", "float16", name=name)
+def test_other_files_hold_the_same(embed: Embed, name: str) -> None:
+    wanted = read_h5ad(embed("--window", "1000", "--dtype", "float16"))
+    output = embed("--window", "1000", "--dtype", "float16", name=name)
     if name.endswith("npz"):
         with np.load(output) as found:
             np.testing.assert_array_equal(found["values"], wanted.X)
@@ -330,8 +308,8 @@ def test_other_files_hold_the_same(run: Run, name: str) -> None:
         np.testing.assert_array_equal(table[[str(i) for i in range(16)]], wanted.X)
 
 
-def test_a_file_says_how_it_was_made(run: Run, store: Store, backbone: Path) -> None:
-    about = read(run("--window", "1000", "--layer", "mean:1-2", "--rc", "concat")).uns
+def test_a_file_says_how_it_was_made(embed: Embed, store: Store, backbone: Path) -> None:
+    about = read_h5ad(embed("--window", "1000", "--layer", "mean:1-2", "--rc", "concat")).uns
     assert about["coordinates"] == "0-based, half-open, as in BED"
     assert about["genome_sha256"] == store.checksum
     assert about["layers"].tolist() == [1, 2]
@@ -341,151 +319,31 @@ def test_a_file_says_how_it_was_made(run: Run, store: Store, backbone: Path) -> 
     assert about["model_config"]["d_model"] == 16
 
 
-@pytest.fixture
-def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
-    """Let a signal come, or the process die, when so many passes of a model have been made."""
-
-    def stop(passes: int, number: int) -> None:
-        forward = Embedder._forward
-        made = 0
-
-        def counting(self: Embedder, *arguments: Any, **more: Any) -> Any:
-            nonlocal made
-            made += 1
-            if made == passes and number == signal.SIGKILL:
-                raise SystemExit(number)
-            if made == passes:
-                os.kill(os.getpid(), number)
-            return forward(self, *arguments, **more)
-
-        monkeypatch.setattr(Embedder, "_forward", counting)
-
-    return stop
-
-
-@pytest.mark.parametrize(
-    ("name", "more"),
-    [
-        ("out.h5ad", ("--window", "100", "--batch", "1")),
-        ("out.h5ad", ("--stream", "--window", "100", "--rc", "average")),
-        ("out.h5ad", ("--pool", "max")),
-        ("out.h5", ("--pool", "none", "--rc", "concat")),
-    ],
-    ids=["windows", "stream", "contigs", "bases"],
-)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_job_goes_on_where_it_was(
-    run: Run,
-    name: str,
-    more: tuple[str, ...],
-    number: int,
-    stop_after: Callable[[int, int], None],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    small = {"cpu": 64}
-    monkeypatch.setattr("dnamamba.inference.embed.BATCH_BASES", small)
-    straight = run(*more, name=name)
-    halted = straight.with_name(f"halted{straight.suffix}")
-    stop_after(100, number)
-    monkeypatch.setattr("dnamamba.pipelines.embed_job.SAVE_SECONDS", 0)
-    if number == signal.SIGKILL:
-        with pytest.raises(SystemExit):
-            run(*more, name=halted.name)
-    else:
-        run(*more, name=halted.name, code=130 if number == signal.SIGINT else 0)
-        assert "the same command with --resume goes on" in capsys.readouterr().err
-    assert not halted.exists()
-    made = 0
-    monkeypatch.undo()
-    monkeypatch.setattr("dnamamba.inference.embed.BATCH_BASES", small)
-    forward = Embedder._forward
-
-    def counting(self: Embedder, *arguments: Any, **rest: Any) -> Any:
-        nonlocal made
-        made += 1
-        return forward(self, *arguments, **rest)
-
-    monkeypatch.setattr(Embedder, "_forward", counting)
-    run(*more, "--resume", name=halted.name)
-    assert halted.read_bytes() == straight.read_bytes()
-    assert not list(halted.parent.glob("*.part"))
-    with h5py.File(halted) as file:
-        assert "values" in file or "X" in file
-    passes = made
-    run(*more, "--force", name=halted.name)
-    assert made - passes > passes + 60  # what had been done was not done again
-
-
-def test_another_job_is_not_gone_on_with(
-    run: Run,
-    stop_after: Callable[[int, int], None],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    stop_after(2, signal.SIGTERM)
-    output = run("--window", "100", "--batch", "2")
-    monkeypatch.undo()
-    run("--window", "100", code=2)
-    assert "--resume goes on with it, --force starts anew" in capsys.readouterr().err
-    run("--window", "200", "--resume", code=2)
-    assert "begun with another window, windows" in capsys.readouterr().err
-    run("--window", "100", "--rc", "concat", "--resume", code=2)
-    assert "begun with another rc" in capsys.readouterr().err
-    run("--window", "200", "--force")
-    assert read(output).obs["end"].iloc[0] == 200
-
-
-def test_batches_shrink_until_they_fit(
-    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    wanted = read(run("--window", "1000"))
-    forward = Embedder._forward
-
-    def short_of_memory(self: Embedder, codes: NDArray[np.uint8], *rest: Any, **more: Any) -> Any:
-        if codes.size > 2000:
-            raise torch.OutOfMemoryError
-        return forward(self, codes, *rest, **more)
-
-    monkeypatch.setattr(Embedder, "_forward", short_of_memory)
-    found = read(run("--window", "1000", name="small.h5ad"))
-    np.testing.assert_allclose(found.X, wanted.X, **CLOSE)
-    assert "out of memory: on with 4,096 bases at once" in capsys.readouterr().err
-
-
-def test_memory_that_never_suffices_is_said(
-    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def short_of_memory(*_: Any, **__: Any) -> Any:
-        raise torch.OutOfMemoryError
-
-    monkeypatch.setattr(Embedder, "_forward", short_of_memory)
-    run("--window", "1000", code=1)
-    assert "out of memory: give a smaller --batch" in capsys.readouterr().err
-
-
-def test_what_exists_is_kept(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    output = run("--window", "1000")
+def test_what_exists_is_kept(embed: Embed, capsys: pytest.CaptureFixture[str]) -> None:
+    output = embed("--window", "1000")
     before = output.read_bytes()
-    run("--window", "2000", code=2)
+    embed("--window", "2000", code=2)
     assert "exists; --force replaces it" in capsys.readouterr().err
     assert output.read_bytes() == before
-    run("--window", "2000", "--resume")
+    embed("--window", "2000", "--resume")
     assert "is finished; --force makes it anew" in capsys.readouterr().err
     assert output.read_bytes() == before
-    run("--window", "2000", "--force")
+    embed("--window", "2000", "--force")
     assert output.read_bytes() != before
 
 
 def test_a_full_disk_is_said(
-    refused: Refused, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    refused: Refused,
+    embed: Embed,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr("dnamamba.pipelines.embed_job.take_space", full)
-        run("--window", "1000", code=1)
+        embed("--window", "1000", code=1)
     assert "disk full while writing" in capsys.readouterr().err
 
 
@@ -524,15 +382,15 @@ def test_a_bed_of_another_genome_is_refused_at_once(
         assert what in said
 
 
-def test_the_ends_of_contigs_are_padded_on_demand(run: Run) -> None:
-    found = read(run("--window", "4000", "--short", "pad"))
+def test_the_ends_of_contigs_are_padded_on_demand(embed: Embed) -> None:
+    found = read_h5ad(embed("--window", "4000", "--short", "pad"))
     assert found.obs_names.tolist() == [
         "chr1:1-4000",
         "chr1:4001-6000",
         "chr2:1-3000",
         "chr3:1-3000",
     ]
-    skipped = read(run("--window", "4000", "--short", "skip", name="skipped.h5ad"))
+    skipped = read_h5ad(embed("--window", "4000", "--short", "skip", name="skipped.h5ad"))
     assert skipped.obs_names.tolist() == ["chr1:1-4000"]
 
 
@@ -542,9 +400,9 @@ def test_the_ends_of_contigs_are_padded_on_demand(run: Run) -> None:
     "more", [("--window", "100", "--stride", "50"), ("--stream", "--window", "100")]
 )
 def test_processes_share_the_windows(
-    run: Run, genome: Path, backbone: Path, tmp_path: Path, more: tuple[str, ...]
+    embed: Embed, genome: Path, backbone: Path, tmp_path: Path, more: tuple[str, ...]
 ) -> None:
-    alone = run("-t", "1", *more)
+    alone = embed("-t", "1", *more)
     together = tmp_path / "together.h5ad"
     call = ["embed", genome, "-m", backbone, "-o", together, "--device", "cpu", "-t", "1", *more]
     launch(2, "-m", "dnamamba", *call)
@@ -554,11 +412,11 @@ def test_processes_share_the_windows(
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("more", [(), ("--stream",), ("--rc", "concat")])
-def test_a_gpu_gives_the_same(run: Run, cuda: torch.device, more: tuple[str, ...]) -> None:
+def test_a_gpu_gives_the_same(embed: Embed, cuda: torch.device, more: tuple[str, ...]) -> None:
     arguments = ("--window", "500", "--stride", "200", *more)
-    wanted = matrix(run(*arguments))
+    wanted = matrix(embed(*arguments))
     exact = ("--device", "cuda", "--precision", "fp32")
-    found = matrix(run(*arguments, *exact, name="gpu.h5ad"))
+    found = matrix(embed(*arguments, *exact, name="gpu.h5ad"))
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
-    rough = matrix(run(*arguments, "--device", "cuda", name="bf16.h5ad"))
+    rough = matrix(embed(*arguments, "--device", "cuda", name="bf16.h5ad"))
     assert np.abs(rough - wanted).mean() < 0.02 * wanted.std()
