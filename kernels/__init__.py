@@ -4,6 +4,7 @@ from dnamamba.kernels.conv import causal_conv1d, causal_conv1d_update
 from dnamamba.kernels.norm import rms_norm
 from dnamamba.kernels.packing import sequence_index
 from dnamamba.kernels.scan import selective_scan, selective_state_update
+from dnamamba.kernels.ssd import ssd_scan
 
 __all__ = [
     "causal_conv1d",
@@ -12,4 +13,5 @@ __all__ = [
     "selective_scan",
     "selective_state_update",
     "sequence_index",
+    "ssd_scan",
 ]

@@ -11,10 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dnamamba.errors import UsageError
-from dnamamba.models.block import Block, RMSNorm
+from dnamamba.models.block import Block, LayerNorm, RMSNorm
 from dnamamba.models.mixers import Mixer
+from dnamamba.models.mixers.hyena import Hyena, HyenaConfig
 from dnamamba.models.mixers.mamba import BiMamba, Mamba
+from dnamamba.models.mixers.mamba2 import Mamba2, Mamba2Config
+from dnamamba.models.mixers.mlp import MLP, MLPConfig
 
+MixerName = Literal["mamba", "mamba2", "hyena", "mlp"]
+Norm = Literal["rms", "layer"]
 Objective = Literal["next", "masked"]
 Symmetry = Literal["none", "shared", "average"]
 State = tuple[Any, ...]
@@ -34,9 +39,11 @@ class ModelConfig:
     d_model: int
     """Channels of the residual stream."""
     n_layer: int
-    """Mamba blocks (twice the layers that the paper's sizes count)."""
+    """Blocks (Mamba's are twice the layers that the paper's sizes count)."""
+    mixers: tuple[MixerName, ...] = ("mamba",)
+    """What blocks are made of, in turn: a pattern that repeats."""
     d_state: int = 16
-    """States of each channel."""
+    """States of each channel of a Mamba block, as the next three are its sizes."""
     d_conv: int = 4
     """Width of the causal convolution, in bases."""
     expand: int = 2
@@ -57,7 +64,13 @@ class ModelConfig:
     the same weights (Caduceus-PS); `average` reads one strand in training and both in use."""
     tie_embeddings: bool = True
     """The head's weight is the embedding's."""
+    norm: Norm = "rms"
+    """What norms the stream before each block and in the end: RMSNorm or LayerNorm."""
     norm_eps: float = 1e-5
+    mamba2: Mamba2Config | None = None
+    """Sizes of blocks of the other kinds, where the pattern has them; None takes their defaults."""
+    hyena: HyenaConfig | None = None
+    mlp: MLPConfig | None = None
 
     def __post_init__(self) -> None:
         self.validate()
@@ -73,9 +86,10 @@ class ModelConfig:
         return self.dt_rank if self.dt_rank is not None else math.ceil(self.d_model / 16)
 
     @property
-    def reads_more_than_one_way(self) -> bool:
-        """Whether there may be no state to carry: both directions, or both strands, are read."""
-        return self.bidirectional or self.symmetry != "none"
+    def carries_state(self) -> bool:
+        """Whether what was read comes down to a state, from which reading can go on."""
+        one_way = not self.bidirectional and self.symmetry == "none"
+        return one_way and "hyena" not in self.mixers
 
     @property
     def d_hidden(self) -> int:
@@ -90,14 +104,30 @@ class ModelConfig:
                 raise UsageError(f"{field}: {getattr(self, name)} is below 1")
         if not 0 < self.norm_eps < 1:
             raise UsageError(f"norm_eps: {self.norm_eps} is not between 0 and 1")
-        for name, kind in (("objective", Objective), ("symmetry", Symmetry)):
+        for name, kind in (("objective", Objective), ("symmetry", Symmetry), ("norm", Norm)):
             if getattr(self, name) not in get_args(kind):
                 known = ", ".join(get_args(kind))
                 raise UsageError(f"{name}: {getattr(self, name)!r} is not one of {known}")
+        self._validate_mixers()
         self._validate_ids()
         if self.objective == "next":
             _refuse_future(self.bidirectional, "bidirectional")
             _refuse_future(self.symmetry == "shared", 'symmetry "shared"')
+
+    def _validate_mixers(self) -> None:
+        for name in self.mixers:
+            if name not in get_args(MixerName):
+                known = ", ".join(get_args(MixerName))
+                raise UsageError(f"mixers: {name!r} is not one of {known}")
+        if not self.mixers or self.n_layer % len(self.mixers):
+            raise UsageError(
+                f"mixers: a pattern of {len(self.mixers)} does not divide n_layer {self.n_layer}"
+            )
+        for name in ("mamba2", "hyena", "mlp"):
+            if getattr(self, name) is not None and name not in self.mixers:
+                raise UsageError(f"{name}: no block of the pattern {self.mixers} is one")
+        if self.bidirectional and set(self.mixers) != {"mamba"}:
+            raise UsageError('bidirectional: mixers other than "mamba" read one way')
 
     def _validate_ids(self) -> None:
         if len(self.ids) != 5 or len(set(self.ids[:4])) != 4 or self.ids[4] in self.ids[:4]:
@@ -124,10 +154,9 @@ class Backbone(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.layers = nn.ModuleList(
-            Block(_mixer(config), config.d_model, config.norm_eps) for _ in range(config.n_layer)
-        )
-        self.norm_f = RMSNorm(config.d_model, config.norm_eps)
+        pattern = config.mixers * (config.n_layer // len(config.mixers))
+        self.layers = nn.ModuleList(Block(_mixer(config, kind), _norm(config)) for kind in pattern)
+        self.norm_f = _norm(config)
         self._initialise()
 
     @torch.no_grad()
@@ -272,9 +301,20 @@ def detached(state: State | None) -> State | None:
     return tuple(type(part)(*(tensor.detach() for tensor in part)) for part in state)
 
 
-def _mixer(config: ModelConfig) -> nn.Module:
-    kind = BiMamba if config.bidirectional else Mamba
-    return kind(config.d_model, config.d_state, config.d_conv, config.expand, config.rank)
+def _mixer(config: ModelConfig, kind: MixerName) -> nn.Module:
+    if kind == "mamba2":
+        return Mamba2(config.d_model, config.mamba2 or Mamba2Config(), config.norm_eps)
+    if kind == "hyena":
+        return Hyena(config.d_model, config.hyena or HyenaConfig())
+    if kind == "mlp":
+        return MLP(config.d_model, config.mlp or MLPConfig())
+    mamba = BiMamba if config.bidirectional else Mamba
+    return mamba(config.d_model, config.d_state, config.d_conv, config.expand, config.rank)
+
+
+def _norm(config: ModelConfig) -> RMSNorm | LayerNorm:
+    kind = LayerNorm if config.norm == "layer" else RMSNorm
+    return kind(config.d_model, config.norm_eps)
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

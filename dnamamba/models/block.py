@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from dnamamba.kernels import rms_norm
@@ -55,6 +56,24 @@ class RMSNorm(nn.Module):
         return rms_norm(x, self.weight, self.eps, residual=residual)
 
 
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the channels (arXiv 1607.06450)."""
+
+    def __init__(self, d_model: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(d_model))
+        self.bias = nn.Parameter(torch.zeros(d_model))
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """Norm x (..., d_model), or x + residual; as `RMSNorm` does."""
+        total = x if residual is None else x + residual
+        wide = torch.promote_types(total.dtype, torch.float32)
+        weight, bias = self.weight.to(wide), self.bias.to(wide)
+        normed = functional.layer_norm(total.to(wide), weight.shape, weight, bias, self.eps)
+        return normed.to(self.weight.dtype) if residual is None else (normed.to(x.dtype), total)
+
+
 class Block(nn.Module):
     """mixer(norm(residual)), whose sum with residual the next block makes in its norm's pass.
 
@@ -64,16 +83,14 @@ class Block(nn.Module):
     ----------
     mixer
         A module with the signature of `Mixer`.
-    d_model
-        Channels of the residual stream.
-    norm_eps
-        The norm's epsilon.
+    norm
+        What norms the stream before it.
     """
 
-    def __init__(self, mixer: nn.Module, d_model: int, norm_eps: float) -> None:
+    def __init__(self, mixer: nn.Module, norm: RMSNorm | LayerNorm) -> None:
         super().__init__()
         self.recompute: Recompute = "none"
-        self.norm = RMSNorm(d_model, norm_eps)
+        self.norm = norm
         self.mixer = mixer
 
     def forward(
@@ -106,7 +123,8 @@ class Block(nn.Module):
         """
         dtype = _multiplied_in(self.norm.weight)
         stateful = state is not None or return_state
-        if seq_idx is None and _fuses(self.mixer, x, dtype, stateful):
+        plain = seq_idx is None and isinstance(self.norm, RMSNorm)
+        if plain and _fuses(self.mixer, x, dtype, stateful):
             return self._fused(dtype, x, residual, state, return_state)
         if self.recompute == "none" or not torch.is_grad_enabled():
             normed, residual = self._norm(x, residual)
@@ -161,7 +179,7 @@ class Block(nn.Module):
     def _norm_and_mix(
         self, stream: Tensor, state: Any, return_state: bool, seq_idx: Tensor | None
     ) -> tuple[Tensor, Any]:
-        normed = rms_norm(stream, self.norm.weight, self.norm.eps)
+        normed = self.norm(stream).to(stream.dtype)
         y, state = self.mixer(normed, state, return_state=return_state, seq_idx=seq_idx)
         return y, state
 

@@ -54,7 +54,7 @@ def preset(name: str, **overrides: Any) -> ModelConfig:
 
 def preset_name(config: ModelConfig) -> str | None:
     """Name the preset whose size `config` has, whatever its objective and options; or None."""
-    sized = ("d_model", "n_layer", "d_state", "d_conv", "expand", "rank")
+    sized = ("d_model", "n_layer", "mixers", "d_state", "d_conv", "expand", "rank")
     for name, candidate in PRESETS.items():
         if all(getattr(config, field) == getattr(candidate, field) for field in sized):
             return name

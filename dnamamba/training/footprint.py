@@ -151,7 +151,7 @@ def alternatives(config: ModelConfig, asked: Pass, memory: float) -> Iterator[Pa
     segment = asked.length // 2
     while segment >= 1024 and not fits(config, replace(thrifty, tbptt=segment), memory):
         segment //= 2
-    if segment >= 1024 and not config.reads_more_than_one_way:
+    if segment >= 1024 and config.carries_state:
         yield replace(thrifty, tbptt=segment)
     parts = 2
     while parts <= 1024 and not fits(config, replace(thrifty, parts=parts), memory):

@@ -120,7 +120,7 @@ def fit_memory(
             return size, way
     smaller = "--micro-batch, --length" if sizes[-1] > 1 else "--length"
     ways = "" if recompute[-1] == "block" else ", or --recompute block"
-    carries = isinstance(model, LanguageModel) and not model.config.reads_more_than_one_way
+    carries = isinstance(model, LanguageModel) and model.config.carries_state
     ways += ", or --tbptt" if carries and not tbptt else ""
     raise DnamambaError(
         f"{sizes[-1]} x {codes.shape[1]:,} bases do not fit into the memory of {codes.device}: "

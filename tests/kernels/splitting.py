@@ -10,7 +10,7 @@ from torch.distributed import ProcessGroup
 from dnamamba.kernels import causal_conv1d
 from dnamamba.kernels.scan import triton_scan
 from dnamamba.models.backbone import ModelConfig
-from dnamamba.models.block import Block, Recompute
+from dnamamba.models.block import Block, Recompute, RMSNorm
 from dnamamba.models.heads import LanguageModel
 from dnamamba.models.mixers.mamba import BiMamba, Mamba, directions
 from tests.kernels.scan.cases import (
@@ -139,7 +139,7 @@ def check_fused(group: ProcessGroup) -> None:
     )
     for kind, recompute in kinds:
         torch.manual_seed(0)
-        block = Block(kind(4, 2, 4, 2, 1), 4, 1e-5)
+        block = Block(kind(4, 2, 4, 2, 1), RMSNorm(4, 1e-5))
         for way in directions(block.mixer):
             way.backend = "triton"
         x, dy = torch.randn(2, 1, 19, 4).unbind()

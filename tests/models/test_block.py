@@ -10,7 +10,7 @@ from dnamamba.models.mixers.mamba import Mamba, MambaState
 
 def build() -> Block:
     torch.manual_seed(0)
-    block = Block(Mamba(d_model=8, d_state=4, d_conv=4, expand=2, dt_rank=1), 8, 1e-5)
+    block = Block(Mamba(d_model=8, d_state=4, d_conv=4, expand=2, dt_rank=1), RMSNorm(8, 1e-5))
     torch.nn.init.normal_(block.norm.weight)
     block.mixer.backend = "chunked"
     return block

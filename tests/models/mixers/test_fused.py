@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dnamamba.errors import UsageError
-from dnamamba.models.block import Block, Recompute
+from dnamamba.models.block import Block, Recompute, RMSNorm
 from dnamamba.models.mixers.fused import FusedBlock
 from dnamamba.models.mixers.mamba import BiMamba, Mamba, MambaState, directions
 
@@ -24,7 +24,7 @@ def build(
     torch.manual_seed(0)
     _, width, state = sizes
     mixer = kind(d_model=width, d_state=state, d_conv=4, expand=2, dt_rank=width // 8)
-    block = Block(mixer, width, 1e-5)
+    block = Block(mixer, RMSNorm(width, 1e-5))
     nn.init.normal_(block.norm.weight)
     return block.to(device)
 
