@@ -15,6 +15,7 @@ VERBS = {
     "pretrain": "Pretrain a Mamba model on genomes.",
     "classify": "Tell species apart: fit a classifier, or call sequences with one.",
     "embed": "Embed windows, regions or whole contigs, with their coordinates.",
+    "convert": "Turn published models into ours, or ours into transformers'.",
     "fetch": "Fetch reference genomes, verified and ready to index.",
     "index": "Tokenise genomes once into memory-mapped stores.",
     "split": "Cut genomes into training and held-out regions, and audit the cut.",

@@ -11,12 +11,13 @@ from dnamamba.config import from_dict, to_dict, to_toml
 from dnamamba.data.overlap import Overlap, measure_overlap
 from dnamamba.data.tracks import tile_tracks
 from dnamamba.errors import InputError, UsageError
-from dnamamba.files import require_file, sha256, write_text
+from dnamamba.files import require_file, write_text
 from dnamamba.log import logger, write_run_record
 from dnamamba.models import pretrained
 from dnamamba.models.block import Recompute
 from dnamamba.models.classifier import Classifier, ClassifierConfig
 from dnamamba.models.heads import LanguageModel
+from dnamamba.models.hub import model_folder
 from dnamamba.models.presets import preset
 from dnamamba.pipelines import options
 from dnamamba.pipelines.classify_config import (
@@ -139,10 +140,8 @@ def _inputs(
         require_file(path)
     inputs = describe_inputs(list(stores.values()), [sheet, *others])
     if config.model:
-        weights = Path(config.model) / pretrained.WEIGHTS
-        pretrained.read_config(Path(config.model))
-        require_file(weights)
-        size, digest = weights.stat().st_size, sha256(weights)
+        pretrained.read_config(config.model)
+        size, digest = pretrained.fingerprint(model_folder(config.model))
         inputs.append({"path": config.model, "size": size, "sha256": digest})
     return inputs
 

@@ -17,7 +17,6 @@ from dnamamba.data.gtf import Feature
 from dnamamba.data.store import Store, open_store
 from dnamamba.data.targets import Short
 from dnamamba.errors import UsageError
-from dnamamba.files import sha256
 from dnamamba.inference.embed import Embedder, Strands
 from dnamamba.inference.embeddings import PER_BASE, require_format
 from dnamamba.inference.genome import GenomeReader
@@ -27,6 +26,7 @@ from dnamamba.kernels.dispatch import BACKENDS
 from dnamamba.log import logger, peak_resident, progress
 from dnamamba.models import pretrained
 from dnamamba.models.heads import LanguageModel
+from dnamamba.models.hub import model_folder
 from dnamamba.models.precision import autocast_to
 from dnamamba.pipelines import options
 from dnamamba.pipelines.embed_config import Dtype, EmbedConfig, Windows, read_windows
@@ -171,7 +171,7 @@ def _identity(config: EmbedConfig, windows: Windows, store: Store) -> dict[str, 
     digest = hashlib.sha256()
     for column in (targets.contig, targets.starts, targets.ends, targets.reverse):
         digest.update(np.ascontiguousarray(column).tobytes())
-    settings = {**to_dict(config), "model": sha256(Path(config.model) / pretrained.WEIGHTS)}
+    settings = {**to_dict(config), "model": pretrained.fingerprint(model_folder(config.model))[1]}
     for name in ("bed", "gtf", "batch", "backend"):
         del settings[name]
     settings["contigs"] = list(config.contigs)

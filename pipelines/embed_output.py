@@ -12,10 +12,11 @@ from dnamamba import __version__
 from dnamamba.config import to_dict
 from dnamamba.data.store import Store
 from dnamamba.errors import DnamambaError
-from dnamamba.files import describe_os_error, sha256, take_space
+from dnamamba.files import describe_os_error, take_space
 from dnamamba.inference.embeddings import write_bases, write_embeddings
 from dnamamba.log import logger
 from dnamamba.models import pretrained
+from dnamamba.models.hub import is_hub_id, model_folder
 from dnamamba.pipelines.embed_config import EmbedConfig, Windows
 from dnamamba.pipelines.embed_job import Job
 
@@ -53,7 +54,7 @@ def write_output(
 def describe(config: EmbedConfig, job: Job, store: Store) -> dict[str, Any]:
     """Say how the embeddings were made."""
     how = job.embedder.how
-    weights = Path(config.model) / pretrained.WEIGHTS
+    folder = model_folder(config.model)
     return {
         "dnamamba": __version__,
         "coordinates": COORDINATES,
@@ -61,8 +62,8 @@ def describe(config: EmbedConfig, job: Job, store: Store) -> dict[str, Any]:
         "genome_sha256": store.checksum,
         "regions": Path(config.bed or config.gtf or "").name or None,
         "feature": config.feature if config.gtf else None,
-        "model": Path(config.model).resolve().name,
-        "model_sha256": sha256(weights),
+        "model": config.model if is_hub_id(config.model) else folder.resolve().name,
+        "model_sha256": pretrained.fingerprint(folder)[1],
         "model_config": to_dict(job.embedder.model.config),
         "layers": list(how.layers),
         "layers_averaged": how.mean,

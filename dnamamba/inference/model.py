@@ -1,5 +1,6 @@
 """What a notebook works with: a model that embeds strings, arrays, files and regions."""
 
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, overload
@@ -19,7 +20,7 @@ from dnamamba.inference.pooling import Pool
 from dnamamba.inference.reading import Reading
 from dnamamba.models import pretrained
 from dnamamba.models.heads import LanguageModel
-from dnamamba.models.hub import model_folder
+from dnamamba.models.hub import push
 from dnamamba.models.precision import autocast_to
 
 Array = NDArray[np.float32]
@@ -37,6 +38,45 @@ class Model(LanguageModel):
     (128,)
     >>> model.embed("hg38.fa", ["chr1:1,000,001-1,004,096"], rc="average")  # doctest: +SKIP
     """
+
+    @classmethod
+    def from_pretrained(cls, place: Path | str, device: torch.device | str = "cpu") -> "Model":
+        """Read a model; the same as `dnamamba.load`."""
+        return pretrained.load(place, device, kind=cls)
+
+    def save_pretrained(self, folder: Path | str, card: str | None = None) -> None:
+        """Write a model folder: config, weights as safetensors, and a card.
+
+        Parameters
+        ----------
+        folder
+            Made where it does not exist.
+        card
+            Text of README.md; by default one that says what the model is.
+
+        Raises
+        ------
+        DnamambaError
+            Where the disk is full or the folder cannot be written.
+        """
+        folder = Path(folder)
+        if card is None:
+            name = folder.resolve().name
+            card = pretrained.model_card(self, name=name, data=["not said"], metrics={})
+        pretrained.save(self, folder, card)
+
+    def push_to_hub(self, name: str, card: str | None = None, *, private: bool = False) -> str:
+        """Upload the model to `owner/name` on the Hugging Face hub; returns where it can be seen.
+
+        Raises
+        ------
+        CheckpointError
+            Where huggingface_hub is missing, or the hub refuses.
+        """
+        with tempfile.TemporaryDirectory() as parent:
+            folder = Path(parent) / name.rpartition("/")[2]
+            self.save_pretrained(folder, card)
+            return push(folder, name, private=private)
 
     @overload
     def embed(
@@ -213,4 +253,4 @@ def load(place: Path | str, device: torch.device | str = "cpu") -> Model:
     CheckpointError
         Naming what is wrong: no model folder, weights that are cut short or of another model.
     """
-    return pretrained.load(model_folder(place), device, kind=Model)
+    return pretrained.load(place, device, kind=Model)

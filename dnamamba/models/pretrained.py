@@ -1,12 +1,14 @@
 """A model on disk: a folder of config.json, model.safetensors and README.md (its card).
 
-The same weights give the same bytes. Nothing that a user names is ever unpickled.
+The same weights give the same bytes. Folders that others publish are read too (`formats`). Nothing
+that a user names is ever executed.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,10 +22,15 @@ from dnamamba.files import (
     PICKLE_SUFFIXES,
     atomic_path,
     describe_os_error,
+    sha256,
     write_text,
 )
 from dnamamba.models.backbone import ModelConfig
+from dnamamba.models.formats import published_config, published_weights
+from dnamamba.models.formats.vocabulary import Vocabulary
+from dnamamba.models.formats.weights import weight_files
 from dnamamba.models.heads import LanguageModel
+from dnamamba.models.hub import model_folder
 from dnamamba.models.presets import preset_name
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -62,11 +69,19 @@ Kind = TypeVar("Kind", bound=LanguageModel)
 
 
 @overload
-def load(folder: Path | str, device: torch.device | str = ...) -> LanguageModel: ...
+def load(
+    folder: Path | str, device: torch.device | str = ..., *, ids: Vocabulary | None = ...
+) -> LanguageModel: ...
 
 
 @overload
-def load(folder: Path | str, device: torch.device | str = ..., *, kind: type[Kind]) -> Kind: ...
+def load(
+    folder: Path | str,
+    device: torch.device | str = ...,
+    *,
+    kind: type[Kind],
+    ids: Vocabulary | None = ...,
+) -> Kind: ...
 
 
 def load(
@@ -74,56 +89,85 @@ def load(
     device: torch.device | str = "cpu",
     *,
     kind: type[LanguageModel] = LanguageModel,
+    ids: Vocabulary | None = None,
 ) -> LanguageModel:
-    """Read a model that `save` wrote, ready for use (in eval mode).
+    """Read a model that `save` wrote, or that others published, ready for use (in eval mode).
 
     Parameters
     ----------
     folder
-        A model folder or a run folder.
+        A model folder or a run folder; or `owner/name` on the Hugging Face hub.
     device
         Where to put the weights.
     kind
         The class to build.
+    ids
+        The ids of bases of a published model whose folder does not say them.
 
     Raises
     ------
     CheckpointError
-        Naming the file and what is wrong: not a model folder, a broken or foreign config.json,
-        weights that are cut short, pickled, or of another model.
+        Naming the file and what is wrong: not a model folder, a broken config.json or one of an
+        unknown architecture, weights that are cut short, of another model, or a pickle that holds
+        more than tensors.
     """
-    folder = Path(folder)
-    _require_model_folder(folder)
-    config = read_config(folder)
+    folder = model_folder(folder)
+    about = _read_about(folder)
+    config = _config_of(folder, about, ids)
+    published = None
+    if _is_published(about):
+        config, published = published_weights(folder, about, config)
     with torch.random.fork_rng(devices=[]):
         model = kind(config)
-    model.load_state_dict(_read_weights(folder / WEIGHTS, model), strict=not config.tie_embeddings)
+    if published is None:
+        weights = _read_weights(folder / WEIGHTS, model)
+    else:
+        weights = published
+        _compare(folder, _shapes(weights), _shapes(_stored(model)))
+    model.load_state_dict(weights, strict=not config.tie_embeddings)
     return model.to(device).eval()
 
 
 def is_model_folder(folder: Path) -> bool:
-    """Tell whether `folder` holds what `save` writes."""
-    return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
+    """Tell whether `folder` holds a config and weights."""
+    return (folder / CONFIG).is_file() and bool(weight_files(folder))
 
 
-def read_config(folder: Path) -> ModelConfig:
-    """Read the config of a model folder.
+def fingerprint(folder: Path) -> tuple[int, str]:
+    """Return the bytes that the weights of a model folder take on disk, and their SHA-256.
+
+    Of weights in several files it is the SHA-256 of theirs, in the order of their names.
 
     Raises
     ------
     CheckpointError
-        If config.json is missing, is no JSON, or is not of a dnamamba model.
+        Where there are none.
     """
-    path = folder / CONFIG
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(str(describe_os_error(error, path))) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
-    kind = values.pop("model_type", None) if isinstance(values, dict) else None
-    if kind != MODEL_TYPE:
-        raise CheckpointError(f"{path}: model_type is {kind!r}, and {MODEL_TYPE!r} is wanted")
+    files = weight_files(folder)
+    if not files:
+        raise CheckpointError(f"{folder}: not a model folder: {WEIGHTS} missing")
+    digests = [sha256(path) for path in files]
+    one = digests[0] if len(files) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return sum(path.stat().st_size for path in files), one
+
+
+def read_config(folder: Path | str) -> ModelConfig:
+    """Read the config of a model folder, ours or published, or of a repository of the hub.
+
+    Raises
+    ------
+    CheckpointError
+        If config.json is missing, is no JSON, or is not of a model that can be read.
+    """
+    folder = model_folder(folder)
+    return _config_of(folder, _read_json(folder / CONFIG), None)
+
+
+def _config_of(folder: Path, about: dict[str, Any], ids: Vocabulary | None) -> ModelConfig:
+    if _is_published(about):
+        return published_config(folder, about, ids)
+    path, values = folder / CONFIG, dict(about)
+    del values["model_type"]
     version = values.pop("format", None)
     if version != FORMAT:
         raise CheckpointError(
@@ -134,6 +178,34 @@ def read_config(folder: Path) -> ModelConfig:
         return from_dict(ModelConfig, values, str(path))
     except UsageError as error:
         raise CheckpointError(_with_place(str(error), path)) from error
+
+
+def _is_published(about: Mapping[str, Any]) -> bool:
+    return about.get("model_type") != MODEL_TYPE
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    """Read config.json, once there is a folder that may be a model's."""
+    _require_model_folder(folder)
+    about = _read_json(folder / CONFIG)
+    if not _is_published(about) and not (folder / WEIGHTS).is_file():
+        pickles = sorted(path for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
+        if pickles:
+            raise _pickled(pickles[0])
+        raise CheckpointError(f"{folder}: not a model folder: {WEIGHTS} missing")
+    return about
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(str(describe_os_error(error, path))) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: no table of settings")
+    return values
 
 
 def model_card(
@@ -163,7 +235,7 @@ def model_card(
     size = preset_name(config)
     facts = {
         "size": f"{f'preset {size}, ' if size else ''}{model.parameters_count:,} parameters",
-        "blocks x width": f"{config.n_layer} x {config.d_model} (d_state {config.d_state})",
+        "blocks x width": f"{config.n_layer} x {config.d_model} ({', '.join(config.mixers)})",
         "objective": f"{config.objective} base" + ("s" if config.objective == "masked" else ""),
         "bidirectional": "yes" if config.bidirectional else "no",
         "reverse complement": config.symmetry,
@@ -200,11 +272,8 @@ def _require_model_folder(folder: Path) -> None:
         if folder.suffix in PICKLE_SUFFIXES or _is_pickle(folder):
             raise _pickled(folder)
         raise CheckpointError(f"{folder}: is a file; name the folder that holds {WEIGHTS}")
-    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
-    pickles = sorted(path for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
-    if WEIGHTS in missing and pickles:
-        raise _pickled(pickles[0])
-    if missing:
+    if not (folder / CONFIG).is_file():
+        missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
         raise CheckpointError(f"{folder}: not a model folder: {' and '.join(missing)} missing")
 
 
@@ -228,7 +297,7 @@ def _read_weights(path: Path, model: LanguageModel) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             names = file.keys()
             found = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-            _compare(path, found, {name: tuple(w.shape) for name, w in _stored(model).items()})
+            _compare(path, found, _shapes(_stored(model)))
             return {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise CheckpointError(
@@ -236,6 +305,10 @@ def _read_weights(path: Path, model: LanguageModel) -> dict[str, Tensor]:
         ) from error
     except OSError as error:
         raise CheckpointError(str(describe_os_error(error, path))) from error
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(weight.shape) for name, weight in weights.items()}
 
 
 def _compare(

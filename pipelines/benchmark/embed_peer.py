@@ -16,7 +16,6 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from dnamamba.alphabet import Codes
 from dnamamba.errors import DnamambaError
@@ -75,7 +74,7 @@ class Peer:
     def __init__(self, model: LanguageModel, autocast: Autocast) -> None:
         self._device = next(model.parameters()).device
         self._tokens = model.tokens
-        twin: nn.Module = to_transformers(model).backbone
+        twin = to_transformers(model).get_submodule("backbone")
         logging.getLogger("transformers").setLevel(logging.ERROR)  # a note says what it would
         self._backbone = twin.to(self._device).eval()
         self._autocast = autocast

@@ -139,7 +139,7 @@ def test_a_model_is_loaded_from_a_folder_or_the_hub(
     monkeypatch.chdir(tmp_path)
     wanted = dnamamba.load(str(folder)).embed(LETTERS)
     np.testing.assert_array_equal(dnamamba.load("owner/name").embed(LETTERS), wanted)
-    assert asked == [("owner/name", ["config.json", "model.safetensors", "README.md"])]
+    assert asked == [("owner/name", ["*.json", "*.safetensors", "README.md"])]
 
 
 def test_what_is_nowhere_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
