@@ -14,8 +14,17 @@ from dnamamba.errors import DnamambaError, InputError
 
 PICKLE_SUFFIXES: Final = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 """How files are named that may hold a pickle."""
-PICKLE_PREFIXES: Final = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+_PICKLE_PREFIXES: Final = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 """How torch.save's archives and bare pickles begin."""
+
+
+def begins_as_pickle(start: bytes) -> bool:
+    """Tell a pickle by the first 9 bytes of a file.
+
+    Those of a safetensors file are the length of its header, which may look like a pickle's, and
+    the header's brace.
+    """
+    return start.startswith(_PICKLE_PREFIXES) and start[8:9] != b"{"
 
 
 def describe_os_error(error: OSError, path: Path | str | None = None) -> DnamambaError:

@@ -18,9 +18,9 @@ from torch import Tensor
 from dnamamba.config import from_dict, to_dict
 from dnamamba.errors import CheckpointError, UsageError
 from dnamamba.files import (
-    PICKLE_PREFIXES,
     PICKLE_SUFFIXES,
     atomic_path,
+    begins_as_pickle,
     describe_os_error,
     sha256,
     write_text,
@@ -279,7 +279,7 @@ def _require_model_folder(folder: Path) -> None:
 
 def _is_pickle(path: Path) -> bool:
     with path.open("rb") as handle:
-        return handle.read(4).startswith(PICKLE_PREFIXES)
+        return begins_as_pickle(handle.read(9))
 
 
 def _pickled(path: Path) -> CheckpointError:

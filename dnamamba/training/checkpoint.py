@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from dnamamba.errors import CheckpointError, UsageError
-from dnamamba.files import PICKLE_PREFIXES, PICKLE_SUFFIXES, atomic_path
+from dnamamba.files import PICKLE_SUFFIXES, atomic_path, begins_as_pickle
 from dnamamba.log import logger
 from dnamamba.processes import ALONE, Processes
 from dnamamba.training.parallel import sharded_like, whole
@@ -156,7 +156,7 @@ class _DamagedError(Exception):
 def read_state(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Read the metadata and the tensors of one state, and check them against their checksum."""
     raw = path.read_bytes()
-    if raw.startswith(PICKLE_PREFIXES):
+    if begins_as_pickle(raw[:9]):
         raise CheckpointError(_refusal(path))
     try:
         tensors = load(raw)

@@ -157,6 +157,20 @@ def test_missing_and_unknown_weights(folder: Path) -> None:
     refuse(folder, r"has unknown backbone\.layers\.1\.")
 
 
+def test_a_header_as_long_as_a_pickle_begins_is_none(tmp_path: Path) -> None:
+    """Its length in bytes is how a safetensors file begins: 640 is that of pickles, 80 02."""
+    model = LanguageModel(ModelConfig(d_model=16, n_layer=1))
+    save(model, tmp_path, "")
+    path = tmp_path / "model.safetensors"
+    raw = path.read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    wanted = next(n for n in (640, 896, 1152, 1408, 66_176) if n >= size)
+    header = raw[8 : 8 + size] + b" " * (wanted - size)
+    path.write_bytes(wanted.to_bytes(8, "little") + header + raw[8 + size :])
+    assert path.read_bytes()[:1] == b"\x80"
+    assert torch.equal(load(tmp_path).lm_head.weight, model.lm_head.weight)
+
+
 class Bomb:
     def __reduce__(self) -> Any:
         return pytest.fail, ("a pickle was executed",)
