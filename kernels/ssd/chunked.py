@@ -45,28 +45,35 @@ def _segment(
     x: Tensor, decay: Tensor, B: Tensor, C: Tensor, starts: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Scan a segment, which continues `state`; x is what is fed, step sizes included."""
-    length, heads = decay.shape[1:]
-    fed, decays, begins = _chunks(x), _chunks(decay), _chunks(starts)
-    each = heads // B.shape[2]
-    B, C = (_chunks(weight.to(x.dtype)).repeat_interleave(each, 3) for weight in (B, C))
-    total = decays.cumsum(2).transpose(2, 3)
+    length, groups = decay.shape[1], B.shape[2]
+    # (batch, chunks, groups, heads in a group, chunk, ...): products are of the last two.
+    fed = _grouped(_chunks(x), groups)
+    total = _grouped(_chunks(decay)[..., None], groups)[..., 0].cumsum(-1)
+    B, C = (_chunks(weight.to(x.dtype)).transpose(2, 3)[:, :, :, None] for weight in (B, C))
+    begins = _chunks(starts)
     sequence = begins.cumsum(2)
-    first, last = sequence == 0, sequence == sequence[:, :, -1:]
+    first, last = ((sequence == which)[:, :, None, None] for which in (0, sequence[:, :, -1:]))
 
-    between = _between(total, sequence)
-    scores = torch.einsum("bcihn,bcjhn->bchij", C, B) * between
-    y = torch.einsum("bchij,bcjhp->bcihp", scores, fed)
+    y = (C @ B.transpose(-1, -2) * _between(total, sequence)) @ fed
 
-    to_end = torch.exp(total[..., -1:] - total).masked_fill(~last[:, :, None], 0)
-    gains = torch.einsum("bchj,bcjhp,bcjhn->bchpn", to_end, fed, B)
-    kept = torch.exp(total[..., -1]).masked_fill(begins.any(2)[:, :, None], 0)
+    to_end = torch.exp(total[..., -1:] - total).masked_fill(~last, 0)
+    gains = (fed * to_end[..., None]).transpose(-1, -2) @ B
+    kept = torch.exp(total[..., -1]).masked_fill(begins.any(2)[:, :, None, None], 0)
+    passed = state.reshape(len(x), groups, -1, *state.shape[2:])
     before = []
     for gain, keep in zip(gains.unbind(1), kept.unbind(1), strict=True):
-        before.append(state)
-        state = keep[..., None, None] * state + gain
-    from_start = torch.exp(total).masked_fill(~first[:, :, None], 0)
-    y = y + torch.einsum("bchi,bcihn,bchpn->bcihp", from_start, C, torch.stack(before, 1))
-    return y.flatten(1, 2)[:, :length], state
+        before.append(passed)
+        passed = keep[..., None, None] * passed + gain
+    from_start = torch.exp(total).masked_fill(~first, 0)
+    y = y + from_start[..., None] * (C @ torch.stack(before, 1).transpose(-1, -2))
+    y = y.flatten(2, 3).transpose(2, 3).flatten(1, 2)
+    return y[:, :length], passed.flatten(1, 2)
+
+
+def _grouped(tensor: Tensor, groups: int) -> Tensor:
+    """Turn (batch, chunks, chunk, heads, width) by groups of heads, then positions."""
+    heads = tensor.transpose(2, 3)
+    return heads.reshape(*heads.shape[:2], groups, -1, *heads.shape[3:])
 
 
 def _chunks(tensor: Tensor) -> Tensor:
@@ -81,11 +88,11 @@ def _chunks(tensor: Tensor) -> Tensor:
 
 
 def _between(total: Tensor, sequence: Tensor) -> Tensor:
-    """Return the decay from j to i, (batch, chunks, heads, i, j); zero where j does not reach i.
+    """Return the decay from j to i, (..., i, j); zero where j does not reach i.
 
     Differences are masked before the exponential, which could overflow above the diagonal.
     """
     difference = total[..., :, None] - total[..., None, :]
     later = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=total.device).tril()
     same = sequence[:, :, :, None] == sequence[:, :, None, :]
-    return torch.exp(difference.masked_fill(~(later & same)[:, :, None], -torch.inf))
+    return torch.exp(difference.masked_fill(~(later & same)[:, :, None, None], -torch.inf))
