@@ -17,6 +17,8 @@ from dnamamba.log import logger
 
 BACKENDS = ("auto", "reference", "chunked", "numba", "triton")
 FUSED_BACKENDS = ("auto", "reference", "triton")
+"""Those of an op that is not compiled for a CPU."""
+CONV_BACKENDS = ("auto", "reference", "numba", "triton")
 CAPABILITY = (8, 0)
 """The oldest GPU that Triton's kernels are written for."""
 NO_COMPILER = "Triton needs a C compiler to launch its kernels; install gcc or clang"
@@ -87,6 +89,19 @@ def _require_triton(device: torch.device, dtype: torch.dtype) -> None:
         )
 
 
+def _fits_numba(device: torch.device, dtype: torch.dtype) -> bool:
+    return device.type == "cpu" and dtype != torch.float64
+
+
+def _require_numba(device: torch.device, dtype: torch.dtype) -> None:
+    if not has_numba():
+        raise UsageError('backend "numba" is not installed: pip install "dnamamba[cpu]"')
+    if not _fits_numba(device, dtype):
+        raise UsageError(
+            f'backend "numba" runs on cpu tensors up to fp32, not {dtype} on {device.type}'
+        )
+
+
 def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:
     """Make a tensor's GPU the current one, which is where Triton launches; on a CPU, do nothing."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
@@ -100,30 +115,43 @@ def _traced_once(choose: Callable[P, R]) -> Callable[P, R]:
 
 @_traced_once
 def choose_fused_backend(
-    requested: str, device: torch.device, dtype: torch.dtype = torch.float32
+    requested: str,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    backends: tuple[str, ...] = FUSED_BACKENDS,
 ) -> str:
-    """Choose between a Triton kernel and plain PyTorch, for ops other than the scan.
+    """Choose between an op's `backends`, for ops other than the scan.
 
-    `auto` takes Triton on a GPU that runs it; a name is obeyed or refused.
+    `auto` takes Triton on a GPU that runs it and Numba on a CPU, where the op has them, or else
+    plain PyTorch; a name is obeyed or refused.
 
     Raises
     ------
     UsageError
         For an unknown name, or a backend that cannot run on this device, type or installation.
     """
-    if requested not in FUSED_BACKENDS:
-        raise UsageError(f"backend {requested!r} is not one of {', '.join(FUSED_BACKENDS)}")
+    if requested not in backends:
+        raise UsageError(f"backend {requested!r} is not one of {', '.join(backends)}")
+    if requested == "numba":
+        _require_numba(device, dtype)
     if requested == "triton":
         _require_triton(device, dtype)
     if requested != "auto":
         return requested
+    if "numba" in backends and _fits_numba(device, dtype) and has_numba():
+        return "numba"
     if device.type != "cuda":
         return "reference"
     _say_what_triton_lacks()
     return "triton" if runs_triton(device, dtype) else "reference"
 
 
-def fused_backend_for(requested: str, first: Tensor, *others: Tensor | None) -> str:
+def fused_backend_for(
+    requested: str,
+    first: Tensor,
+    *others: Tensor | None,
+    backends: tuple[str, ...] = FUSED_BACKENDS,
+) -> str:
     """Choose as `choose_fused_backend` does for an op's tensors, fp64 if one of them is.
 
     Raises
@@ -132,7 +160,8 @@ def fused_backend_for(requested: str, first: Tensor, *others: Tensor | None) -> 
         For an unknown name, or a backend that cannot run on these tensors.
     """
     wide = any(t is not None and t.dtype == torch.float64 for t in (first, *others))
-    return choose_fused_backend(requested, first.device, torch.float64 if wide else first.dtype)
+    dtype = torch.float64 if wide else first.dtype
+    return choose_fused_backend(requested, first.device, dtype, backends)
 
 
 @_traced_once
@@ -160,14 +189,8 @@ def choose_scan_backend(
     """
     if requested not in BACKENDS:
         raise UsageError(f"backend {requested!r} is not one of {', '.join(BACKENDS)}")
-    fits_numba = device.type == "cpu" and dtype != torch.float64
     if requested == "numba":
-        if not has_numba():
-            raise UsageError('backend "numba" is not installed: pip install "dnamamba[cpu]"')
-        if not fits_numba:
-            raise UsageError(
-                f'backend "numba" runs on cpu tensors up to fp32, not {dtype} on {device.type}'
-            )
+        _require_numba(device, dtype)
     if requested == "triton":
         _require_triton(device, dtype)
     if requested != "auto":
@@ -176,6 +199,7 @@ def choose_scan_backend(
         _say_what_triton_lacks()
         if runs_triton(device, dtype):
             return Choice("triton", "compiled for this GPU by Triton")
+    fits_numba = _fits_numba(device, dtype)
     if fits_numba and has_numba():
         return Choice("numba", "compiled for this CPU by Numba, the fastest path without a GPU")
     if fits_numba:

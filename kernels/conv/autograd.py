@@ -1,16 +1,26 @@
-"""The convolution's Triton path as registered ops, which compile and checkpoint as one node each.
+"""The convolution's fused paths as registered ops, which compile and checkpoint as one node each.
 
 Only x is kept for the backward, which computes the sums before the activation again. An op cannot
 return None: an empty tensor stands for a result that was not asked for.
 """
 
+import functools
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
 MAX_WIDTH = 4
-"""Taps that a kernel can hold in registers, with the window and the taps' gradients."""
+"""Taps that a GPU's kernel can hold in registers, with the window and the taps' gradients."""
+MODULES = {"numba": "dnamamba.kernels.conv.cpu", "triton": "dnamamba.kernels.conv.launch"}
+"""Each with `forward`, `final_state` and `backward`."""
+
+
+@functools.cache
+def _implementation(backend: str) -> Any:
+    """Import a backend's module when it is first used."""
+    return import_module(MODULES[backend])
 
 
 @torch.library.custom_op("dnamamba::causal_conv1d", mutates_args=())
@@ -23,24 +33,24 @@ def convolve(
     silu: bool,
     reverse: bool,
     return_final_state: bool,
+    backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """Convolve; arguments as in `dnamamba.kernels.causal_conv1d`.
+    """Convolve; arguments as in `dnamamba.kernels.causal_conv1d`, the backend chosen before.
 
     Returns
     -------
     y, and the final state, of 0 rows where it was not asked for.
     """
-    from dnamamba.kernels.conv import launch
-
-    y = launch.forward(x, weight, bias, initial_state, seq_idx, silu, reverse)
+    run = _implementation(backend)
+    y = run.forward(x, weight, bias, initial_state, seq_idx, silu, reverse)
     width = weight.shape[1] if return_final_state else 1
-    return y, launch.final_state(x, width, initial_state, seq_idx, reverse)
+    return y, run.final_state(x, width, initial_state, seq_idx, reverse)
 
 
 @convolve.register_fake
-def _(x: Tensor, weight: Tensor, *others: Tensor | bool | None) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, weight: Tensor, *others: Tensor | bool | str | None) -> tuple[Tensor, Tensor]:
     batch, _, channels = x.shape
-    return_final_state = others[-1]
+    return_final_state = others[-2]
     return _like(x), x.new_empty(batch, weight.shape[1] - 1 if return_final_state else 0, channels)
 
 
@@ -55,11 +65,10 @@ def differentiate(
     dfinal: Tensor | None,
     silu: bool,
     reverse: bool,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Give the gradients of x, weight, bias and initial_state; empty for those that are None."""
-    from dnamamba.kernels.conv import launch
-
-    dx, dweight, dbias, dstate = launch.backward(
+    dx, dweight, dbias, dstate = _implementation(backend).backward(
         x, weight, bias, initial_state, seq_idx, dy, dfinal, silu, reverse
     )
     return (
@@ -76,7 +85,7 @@ def _(
     weight: Tensor,
     bias: Tensor | None,
     initial_state: Tensor | None,
-    *_: Tensor | bool | None,
+    *_: Tensor | bool | str | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (
         _like(x),
@@ -91,7 +100,7 @@ def _like(tensor: Tensor) -> Tensor:
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.silu, ctx.reverse, ctx.return_final_state = inputs
+    *tensors, ctx.silu, ctx.reverse, ctx.return_final_state, ctx.backend = inputs
     ctx.save_for_backward(*tensors)
     ctx.set_materialize_grads(False)
 
@@ -108,12 +117,14 @@ def _backward(ctx: Any, dy: Tensor | None, dfinal: Tensor | None) -> tuple[Tenso
         dfinal if ctx.return_final_state else None,
         ctx.silu,
         ctx.reverse,
+        ctx.backend,
     )
     return (
         dx,
         dweight,
         None if bias is None else dbias,
         None if initial_state is None else dstate,
+        None,
         None,
         None,
         None,
@@ -151,7 +162,7 @@ def _backward_step(ctx: Any, dy: Tensor | None, dnew: Tensor | None) -> tuple[Te
     x, state, weight, bias = ctx.saved_tensors
     dy = x.new_zeros(()).expand_as(x) if dy is None else dy
     dx, dweight, dbias, dstate = differentiate(
-        x[:, None], weight, bias, state, None, dy[:, None], dnew, ctx.silu, False
+        x[:, None], weight, bias, state, None, dy[:, None], dnew, ctx.silu, False, "triton"
     )
     return dx[:, 0], dstate, dweight, None if bias is None else dbias, None
 

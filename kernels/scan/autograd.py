@@ -16,9 +16,9 @@ from dnamamba.kernels.scan.inputs import Implementation, ScanInputs
 from dnamamba.kernels.scan.segments import Segmented
 from dnamamba.kernels.split import StateExchange
 
-CORES = {"chunked": "dnamamba.kernels.scan.chunked", "numba": "dnamamba.kernels.scan.cpu"}
+CORES = {"chunked": "dnamamba.kernels.scan.chunked"}
 """Backends that walk segments: the module that runs the recurrence."""
-WHOLE = {"triton": "dnamamba.kernels.scan.triton_scan"}
+WHOLE = {"numba": "dnamamba.kernels.scan.cpu", "triton": "dnamamba.kernels.scan.triton_scan"}
 """Backends that are an `Implementation` by themselves."""
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dnamamba.kernels.split import Exchange
@@ -46,6 +47,13 @@ class ScanInputs:
         tensors = (self.u, self.delta, self.A, self.B, self.C, self.D, self.z, self.delta_bias)
         wide = any(t is not None and t.dtype == torch.float64 for t in tensors)
         return torch.float64 if wide else torch.float32
+
+    def total_step(self) -> Tensor:
+        """Add up the step sizes: (batch, channels) in the working type."""
+        delta = self.delta.to(self.dtype)
+        if self.delta_bias is not None:
+            delta = delta + self.delta_bias.to(self.dtype)
+        return (F.softplus(delta) if self.delta_softplus else delta).sum(1)
 
     @property
     def groups(self) -> int:

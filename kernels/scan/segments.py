@@ -2,7 +2,7 @@
 
 The walk reads each segment in order (or from the end), makes delta from its bias and softplus,
 hands the recurrence to a core, and applies the skip and the gate. A core is a module with
-`plan`, `advance` and `differentiate`, as `Core` says: `chunked` in PyTorch, `cpu` in Numba.
+`plan`, `advance` and `differentiate`, as `Core` says: `chunked`, in PyTorch.
 """
 
 from collections.abc import Iterator
@@ -131,7 +131,7 @@ class Segmented:
         """
         if exchange is not None:
             _, end, _ = self.forward(inputs, initial_state, False)
-            before = exchange(end, _total(inputs))
+            before = exchange(end, inputs.total_step())
             initial_state = before if initial_state is None else before + initial_state
         batch, _, channels = inputs.u.shape
         y = torch.empty_like(inputs.u, memory_format=torch.contiguous_format)
@@ -153,21 +153,13 @@ class Segmented:
         """Differentiate `forward`, recomputing states from those that it saved."""
         if exchange is not None:
             end = self.backward(inputs, initial_state, saved, dy, dlast).initial_state
-            after = exchange(end, _total(inputs))
+            after = exchange(end, inputs.total_step())
             dlast = after if dlast is None else after + dlast
         grads = ScanGradients.empty(inputs)
         dy = torch.zeros_like(inputs.u) if dy is None else dy
         for walk in self._walks(inputs):
             walk.backward(saved, dy, dlast, grads)
         return grads
-
-
-def _total(inputs: ScanInputs) -> Tensor:
-    """Add up the step sizes: (batch, channels) in the working type."""
-    delta = inputs.delta.to(inputs.dtype)
-    if inputs.delta_bias is not None:
-        delta = delta + inputs.delta_bias.to(inputs.dtype)
-    return (F.softplus(delta) if inputs.delta_softplus else delta).sum(1)
 
 
 class _Walk:

@@ -8,6 +8,7 @@ import torch
 from dnamamba.errors import UsageError
 from dnamamba.kernels import dispatch
 from dnamamba.kernels.dispatch import (
+    CONV_BACKENDS,
     choose_fused_backend,
     choose_scan_backend,
     fused_backend_for,
@@ -77,6 +78,23 @@ def test_fp64_and_other_devices_run_in_pytorch(capability: None) -> None:
 @pytest.mark.parametrize("name", ["reference", "chunked", "numba"])
 def test_a_name_is_obeyed(name: str) -> None:
     assert choose_scan_backend(name, CPU).backend == name
+
+
+def test_an_op_has_the_backends_that_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = torch.bfloat16
+    for requested in ("auto", "numba"):
+        assert choose_fused_backend(requested, CPU, half, CONV_BACKENDS) == "numba"
+    assert choose_fused_backend("auto", CPU, half) == "reference"
+    assert choose_fused_backend("auto", CPU, torch.float64, CONV_BACKENDS) == "reference"
+    assert choose_fused_backend("auto", torch.device("mps"), half, CONV_BACKENDS) == "reference"
+    with pytest.raises(UsageError, match="'numba' is not one of auto, reference, triton"):
+        choose_fused_backend("numba", CPU, half)
+    with pytest.raises(UsageError, match=r"torch\.float64 on cpu"):
+        choose_fused_backend("numba", CPU, torch.float64, CONV_BACKENDS)
+    monkeypatch.setattr(dispatch, "has_numba", lambda: False)
+    assert choose_fused_backend("auto", CPU, half, CONV_BACKENDS) == "reference"
+    with pytest.raises(UsageError, match="pip install"):
+        choose_fused_backend("numba", CPU, half, CONV_BACKENDS)
 
 
 def test_an_unknown_name_lists_the_known() -> None:

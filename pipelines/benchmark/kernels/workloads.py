@@ -10,6 +10,7 @@ from torch import Tensor
 from dnamamba.kernels import causal_conv1d, rms_norm, selective_scan, selective_state_update
 from dnamamba.kernels.dispatch import (
     BACKENDS,
+    CONV_BACKENDS,
     FUSED_BACKENDS,
     choose_fused_backend,
     choose_scan_backend,
@@ -182,7 +183,7 @@ class Op(NamedTuple):
 
 OPS: Final = {
     "scan": Op(_scan, BACKENDS, (FORWARD, BOTH), stateful=True),
-    "conv": Op(_conv, FUSED_BACKENDS, (FORWARD, BOTH), stateful=False),
+    "conv": Op(_conv, CONV_BACKENDS, (FORWARD, BOTH), stateful=False),
     "norm": Op(_norm, FUSED_BACKENDS, (FORWARD, BOTH), stateful=False),
     "update": Op(_update, FUSED_BACKENDS, (FORWARD,), stateful=True),
 }
@@ -194,4 +195,4 @@ def resolve_backend(work: Workload, backend: str, device: torch.device) -> str:
         return backend
     if work.op == "scan":
         return choose_scan_backend(backend, device, work.dtype).backend
-    return choose_fused_backend(backend, device, work.dtype)
+    return choose_fused_backend(backend, device, work.dtype, OPS[work.op].backends)

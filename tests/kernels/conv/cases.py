@@ -7,7 +7,8 @@ from torch import Tensor
 
 from dnamamba.kernels import causal_conv1d
 
-BACKENDS = ("reference", "triton")
+BACKENDS = ("reference", "numba", "triton")
+FUSED = ("numba", "triton")
 TENSORS = ("x", "weight", "bias", "initial_state")
 WIDE = ("weight", "bias")
 """fp32 where the activations are narrower, as in a model."""
@@ -57,7 +58,7 @@ def results(
     inputs: dict[str, Tensor], backend: str = "reference", device: str | None = None, **options: Any
 ) -> dict[str, Tensor]:
     """Output, final state, and every input's gradient, by name; on a GPU where Triton has one."""
-    device = device or ("cuda" if GPU and backend != "reference" else "cpu")
+    device = device or ("cuda" if GPU and backend == "triton" else "cpu")
     leaves = {
         name: inputs[name].detach().to(device).requires_grad_()
         for name in TENSORS

@@ -11,6 +11,7 @@ from dnamamba.kernels import causal_conv1d, causal_conv1d_update
 from tests.kernels.closeness import assert_close
 from tests.kernels.conv.cases import (
     BACKENDS,
+    FUSED,
     GPU,
     cast,
     draw,
@@ -52,24 +53,27 @@ def test_gradients_of_the_reference(sequences: bool) -> None:
 
 @pytest.mark.parametrize("length", LENGTHS, ids=lambda length: f"L{length}")
 @pytest.mark.parametrize("width", [1, 2, 3, 4], ids=lambda width: f"W{width}")
-def test_triton_equals_the_reference(width: int, length: int) -> None:
+@pytest.mark.parametrize("backend", FUSED)
+def test_equals_the_reference(backend: str, width: int, length: int) -> None:
     inputs = draw(length, width, batch=2 if length < 100 else 1)
-    assert_close(results(cast(inputs, torch.float32), "triton"), results(inputs))
+    assert_close(results(cast(inputs, torch.float32), backend), results(inputs))
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["ahead", "reverse"])
 @pytest.mark.parametrize("sequences", [False, True], ids=["one", "packed"])
 @pytest.mark.parametrize("left_out", [(), ("bias",), ("initial_state",), ("bias", "initial_state")])
-def test_options(left_out: tuple[str, ...], sequences: bool, reverse: bool) -> None:
+@pytest.mark.parametrize("backend", FUSED)
+def test_options(backend: str, left_out: tuple[str, ...], sequences: bool, reverse: bool) -> None:
     inputs = draw(66, 3, batch=1, sequences=sequences, left_out=left_out)
-    got = results(cast(inputs, torch.float32), "triton", reverse=reverse)
+    got = results(cast(inputs, torch.float32), backend, reverse=reverse)
     assert_close(got, results(inputs, reverse=reverse))
 
 
 @pytest.mark.parametrize("sequences", [False, True], ids=["one", "packed"])
-def test_without_activation(sequences: bool) -> None:
+@pytest.mark.parametrize("backend", FUSED)
+def test_without_activation(backend: str, sequences: bool) -> None:
     inputs = draw(66, batch=1, sequences=sequences)
-    got = results(cast(inputs, torch.float32), "triton", activation=None)
+    got = results(cast(inputs, torch.float32), backend, activation=None)
     assert_close(got, results(inputs, activation=None))
 
 
@@ -87,10 +91,11 @@ def test_half_precision(backend: str, width: int, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("shape", [(1, 1), (3, 8), (1, 16), (2, 24), (1, 37)], ids=str)
-def test_odd_and_even_shapes(shape: tuple[int, int], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("backend", FUSED)
+def test_odd_and_even_shapes(backend: str, shape: tuple[int, int], dtype: torch.dtype) -> None:
     batch, channels = shape
     narrow = cast(draw(19, batch=batch, channels=channels), dtype)
-    assert_close(results(narrow, "triton"), results(cast(narrow, torch.float64)))
+    assert_close(results(narrow, backend), results(cast(narrow, torch.float64)))
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["ahead", "reverse"])
@@ -167,11 +172,12 @@ def test_steps_equal_the_convolution(backend: str, dtype: torch.dtype, width: in
         return_final_state=True,
         backend=backend,
     )
+    step = "reference" if backend == "numba" else backend
     state = inputs["initial_state"]
     for t in range(6):
         before = state.clone()
         out, following = causal_conv1d_update(
-            inputs["x"][:, t], state, *parameters, activation="silu", backend=backend
+            inputs["x"][:, t], state, *parameters, activation="silu", backend=step
         )
         assert torch.equal(state, before)
         torch.testing.assert_close(out, y[:, t])
@@ -195,14 +201,31 @@ def test_gradients_of_a_step() -> None:
     assert_close(got, {name: wanted[name] for name in got})
 
 
-def test_wide_taps_fp64_and_cpu_tensors_run_in_pytorch() -> None:
+@pytest.mark.parametrize("width", [5, 9])
+def test_numba_and_auto_take_wide_taps(width: int) -> None:
+    inputs = cast(draw(20, width), torch.float32)
+    for backend in ("auto", "numba"):
+        assert_close(results(inputs, backend), results(draw(20, width)))
+
+
+def test_auto_is_numba_on_a_cpu_and_fp64_stays_fp64() -> None:
+    inputs = draw(20)
+    assert all(t.dtype == torch.float64 for t in results(inputs, "auto", "cpu").values())
+    single = cast(inputs, torch.float32)
+    auto, numba = (results(single, backend, "cpu") for backend in ("auto", "numba"))
+    assert all(torch.equal(auto[name], numba[name]) for name in numba)
+
+
+def test_what_a_backend_cannot_take_is_refused() -> None:
     inputs = cast(draw(20, 5), torch.float32)
-    found = results(inputs, "auto", activation=None)
-    assert_close(found, results(draw(20, 5), activation=None))
     with pytest.raises(UsageError, match="width 5"):
         results(inputs, "triton")
-    with pytest.raises(UsageError, match="float64"):
-        results(draw(20), "triton")
+    for backend in FUSED:
+        with pytest.raises(UsageError, match="float64"):
+            results(draw(20), backend)
+    x, weight = inputs["x"][:, 0], inputs["weight"]
+    with pytest.raises(UsageError, match="'numba' is not one of auto, reference, triton"):
+        causal_conv1d_update(x, inputs["initial_state"], weight, backend="numba")
     with pytest.raises(UsageError, match="float64"):
         results({**cast(draw(20), torch.float32), "weight": draw(20)["weight"]}, "triton")
 
@@ -221,7 +244,7 @@ def test_wide_taps_fp64_and_cpu_tensors_run_in_pytorch() -> None:
         ({"seq_idx": torch.zeros(2, 5).int()}, ("seq_idx has shape (2, 5)", "(2, 6)")),
         ({"seq_idx": torch.zeros(2, 6)}, ("seq_idx has type torch.float32", "int32 or int64")),
         ({"seq_idx": torch.zeros(2, 6, device="meta").int()}, ("seq_idx is on meta", "cpu")),
-        ({"backend": "cuda"}, ("backend 'cuda'", "auto, reference, triton")),
+        ({"backend": "cuda"}, ("backend 'cuda'", "auto, reference, numba, triton")),
     ],
 )
 def test_wrong_arguments_are_named(change: dict[str, Any], words: tuple[str, ...]) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -13,14 +14,14 @@ from torch import Tensor
 from dnamamba.kernels import causal_conv1d, causal_conv1d_update
 from dnamamba.kernels.conv.autograd import convolve, differentiate, update
 from tests.kernels.closeness import assert_close
-from tests.kernels.conv.cases import BACKENDS, GPU, cast, draw, precise, results
+from tests.kernels.conv.cases import BACKENDS, FUSED, GPU, cast, draw, precise, results
 
 pytestmark = pytest.mark.usefixtures("small_tiles")
 
 quick = settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-DEVICE = {"reference": "cpu", "triton": "cuda" if GPU else "cpu"}
+DEVICE = {"reference": "cpu", "numba": "cpu", "triton": "cuda" if GPU else "cpu"}
 
 
 def on(backend: str, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -200,9 +201,9 @@ def test_large_sums_stay_finite(backend: str) -> None:
 @pytest.mark.usefixtures("poisoned")
 def test_every_element_is_written() -> None:
     """Freshly allocated buffers hold NaN; none may be left."""
-    for length, width in ((1, 4), (67, 4), (9, 1)):
+    for backend, (length, width) in product(FUSED, ((1, 4), (67, 4), (9, 1))):
         inputs = cast(draw(length, width, channels=11), torch.float32)
-        found = results(inputs, "triton")
+        found = results(inputs, backend)
         assert all(bool(tensor.isfinite().all()) for tensor in found.values())
     device = DEVICE["triton"]
     x, state, weight = (torch.ones(s, device=device) for s in ((2, 11), (2, 3, 11), (11, 4)))
@@ -211,31 +212,38 @@ def test_every_element_is_written() -> None:
 
 
 @pytest.mark.parametrize("given", ["all", "few"])
-def test_the_ops_are_registered_soundly(given: str) -> None:
-    inputs = on("triton", draw(2, 3, batch=1, channels=3))
+@pytest.mark.parametrize("backend", FUSED)
+def test_the_ops_are_registered_soundly(backend: str, given: str) -> None:
+    inputs = on(backend, draw(2, 3, batch=1, channels=3))
     names = ("x", "weight", "bias", "initial_state")
     leaves = [inputs[name].requires_grad_() for name in names]
     seq_idx = torch.zeros(1, 2, dtype=torch.int32, device=inputs["x"].device)
     if given == "few":
         leaves, seq_idx = [*leaves[:2], None, None], None
-    torch.library.opcheck(convolve, (*leaves, seq_idx, True, False, given == "all"))
+    torch.library.opcheck(convolve, (*leaves, seq_idx, True, False, given == "all", backend))
     constant = [None if leaf is None else leaf.detach() for leaf in leaves]
     dfinal = inputs["dfinal"] if given == "all" else None
-    torch.library.opcheck(differentiate, (*constant, seq_idx, inputs["dy"], dfinal, True, False))
-    x, weight, bias, _ = leaves
-    state = inputs["initial_state"]
+    arguments = (*constant, seq_idx, inputs["dy"], dfinal, True, False, backend)
+    torch.library.opcheck(differentiate, arguments)
+
+
+def test_the_op_of_a_step_is_registered_soundly() -> None:
+    inputs = on("triton", draw(2, 3, batch=1, channels=3))
+    x, weight, bias, state = (inputs[n] for n in ("x", "weight", "bias", "initial_state"))
+    state, weight, bias = (leaf.requires_grad_() for leaf in (state, weight, bias))
     torch.library.opcheck(update, (x.detach()[:, 0].requires_grad_(), state, weight, bias, True))
 
 
-def test_compiles_as_one_graph() -> None:
+@pytest.mark.parametrize("backend", FUSED)
+def test_compiles_as_one_graph(backend: str) -> None:
     inputs = cast(draw(9, sequences=True), torch.float32)
     inputs["x"] = torch.cat([inputs["x"], inputs["x"]], -1)[..., :5]
-    wanted = results(inputs, "triton")
+    wanted = results(inputs, backend)
     compiled = torch.compile(results_of, fullgraph=True, backend="aot_eager")
-    device = DEVICE["triton"]
+    device = DEVICE[backend]
     names = ("x", "weight", "bias", "initial_state")
     leaves = [inputs[name].detach().to(device).requires_grad_() for name in names]
-    y, final = compiled(*leaves, inputs["seq_idx"].to(device))
+    y, final = compiled(*leaves, inputs["seq_idx"].to(device), backend)
     gradients = torch.autograd.grad(
         [y, final], leaves, [inputs[name].to(device) for name in ("dy", "dfinal")]
     )
@@ -244,7 +252,7 @@ def test_compiles_as_one_graph() -> None:
 
 
 def results_of(
-    x: Tensor, weight: Tensor, bias: Tensor, initial_state: Tensor, seq_idx: Tensor
+    x: Tensor, weight: Tensor, bias: Tensor, initial_state: Tensor, seq_idx: Tensor, backend: str
 ) -> tuple[Tensor, Tensor]:
     return causal_conv1d(
         x,
@@ -254,5 +262,5 @@ def results_of(
         initial_state=initial_state,
         return_final_state=True,
         seq_idx=seq_idx,
-        backend="triton",
+        backend=backend,
     )

@@ -40,6 +40,14 @@ def test_forms_equal_the_reference(backend: str, form: tuple[str | int, str | in
     assert_equals_reference(backend, inputs, seq_idx=seq_idx, reverse=True)
 
 
+@pytest.mark.parametrize("form", [(2, 2), (2, "constant"), ("constant", "varying")], ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_groups_wider_than_a_block(backend: str, form: tuple[str | int, str | int]) -> None:
+    inputs = draw(40, channels=140, state=3, B=form[0], C=form[1])
+    assert_equals_reference(backend, inputs)
+    assert_equals_reference(backend, inputs, reverse=True)
+
+
 def whole(weight: Tensor, batch: int, length: int, channels: int) -> Tensor:
     """Write a B or C out for each channel, (batch, length, channels, state), as the docs say."""
     if weight.dim() == 2:

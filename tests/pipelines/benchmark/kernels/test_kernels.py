@@ -110,7 +110,7 @@ def test_a_backend_that_cannot_run_here_is_said(
         ("--op scam", "'scam' is not one of 'scan', 'conv', 'norm', 'update'"),
         ("--dtype fp8", "'fp8' is not one of 'bf16', 'fp16', 'fp32'"),
         ("--shape 1x16", "--shape 1x16: BATCHxLENGTHxCHANNELS is wanted"),
-        ("--op conv --backend numba", "backend numba: conv has auto, reference, triton"),
+        ("--op norm --backend numba", "backend numba: norm has auto, reference, triton"),
     ],
 )
 def test_wrong_usage_is_one_line(arguments: str, message: str, capsys: Capture) -> None:
