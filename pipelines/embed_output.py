@@ -16,7 +16,7 @@ from dnamamba.files import describe_os_error, take_space
 from dnamamba.inference.embeddings import write_bases, write_embeddings
 from dnamamba.log import logger
 from dnamamba.models import pretrained
-from dnamamba.models.hub import is_hub_id, model_folder
+from dnamamba.models.hub import model_folder, model_name
 from dnamamba.pipelines.embed_config import EmbedConfig, Windows
 from dnamamba.pipelines.embed_job import Job
 
@@ -62,7 +62,7 @@ def describe(config: EmbedConfig, job: Job, store: Store) -> dict[str, Any]:
         "genome_sha256": store.checksum,
         "regions": Path(config.bed or config.gtf or "").name or None,
         "feature": config.feature if config.gtf else None,
-        "model": config.model if is_hub_id(config.model) else folder.resolve().name,
+        "model": model_name(config.model),
         "model_sha256": pretrained.fingerprint(folder)[1],
         "model_config": to_dict(job.embedder.model.config),
         "layers": list(how.layers),

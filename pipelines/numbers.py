@@ -10,8 +10,9 @@ from dnamamba.errors import UsageError
 if TYPE_CHECKING:
     IntType = click.ParamType[int]
     NamesType = click.ParamType[tuple[str, ...]]
+    CountsType = click.ParamType[tuple[int, ...]]
 else:  # generic in new releases of Click only
-    IntType = NamesType = click.ParamType
+    IntType = NamesType = CountsType = click.ParamType
 
 _FACTORS: Final = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
 _BINARY: Final = {"ki": 2**10, "mi": 2**20, "gi": 2**30}
@@ -80,6 +81,20 @@ class Names(NamesType):
         if not names:
             self.fail("give at least one name")
         return names
+
+
+class Counts(CountsType):
+    """Counts with commas between them, such as `4096,1Mi`; `1,024` is two."""
+
+    name = "counts"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Read the counts, and refuse an empty list."""
+        if isinstance(value, tuple):
+            return value
+        return tuple(Count().convert(n, param, ctx) for n in Names().convert(value, param, ctx))
 
 
 def show_bytes(size: float) -> str:

@@ -49,6 +49,11 @@ def model_folder(place: Path | str) -> Path:
     return folder
 
 
+def model_name(place: Path | str) -> str:
+    """Name a model for a record: its folder's name, or `owner/name` on the hub."""
+    return str(place) if is_hub_id(place) else Path(place).resolve().name
+
+
 def push(folder: Path, name: str, *, private: bool = False) -> str:
     """Upload a model folder to a repository of the hub, which is made where there is none.
 

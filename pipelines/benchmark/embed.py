@@ -46,7 +46,7 @@ from dnamamba.pipelines.benchmark.passes import PassClock
 from dnamamba.pipelines.benchmark.process import alone, limit_memory
 from dnamamba.pipelines.embed import embed
 from dnamamba.pipelines.embed_config import EmbedConfig, read_windows
-from dnamamba.pipelines.numbers import Count, Names
+from dnamamba.pipelines.numbers import Counts, Names
 from dnamamba.pipelines.table import print_table
 from dnamamba.training.monitor import peak_memory
 
@@ -242,16 +242,6 @@ def _row(task: Task, bases: int, seconds: float, device: torch.device) -> Row:
     )
 
 
-def _counts(
-    context: click.Context, option: click.Parameter, text: str | None
-) -> tuple[int, ...] | None:
-    """Read counts with commas between them."""
-    if text is None:
-        return None
-    names = Names().convert(text, option, context)
-    return tuple(Count().convert(name, option, context) for name in names)
-
-
 @click.command("embed")
 @click.argument("genome", type=click.Path(path_type=Path))
 @click.option("-m", "--model", type=click.Path(path_type=Path), metavar="DIR", help="Model folder.")
@@ -264,7 +254,7 @@ def _counts(
 )
 @click.option(
     "--windows",
-    callback=_counts,
+    type=Counts(),
     metavar="N,...",
     default="4096,131072,1Mi",
     show_default=True,
@@ -273,7 +263,7 @@ def _counts(
 @click.option("--stream", is_flag=True, help="Contigs as one context, too.")
 @click.option(
     "--bases",
-    callback=_counts,
+    type=Counts(),
     metavar="N,...",
     help="How many are read, from the first that is known.  [what takes a minute a row]",
 )

@@ -2,7 +2,7 @@ import click
 import pytest
 
 from dnamamba.errors import UsageError
-from dnamamba.pipelines.numbers import Count, Names, read_shape
+from dnamamba.pipelines.numbers import Count, Counts, Names, read_shape
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,12 @@ from dnamamba.pipelines.numbers import Count, Names, read_shape
 )
 def test_counts_are_read_as_people_write_them(text: str, count: int) -> None:
     assert Count().convert(text, None, None) == count
+
+
+def test_several_counts() -> None:
+    assert Counts().convert("4096, 1Mi", None, None) == (4096, 2**20)
+    with pytest.raises(click.BadParameter, match="'many'"):
+        Counts().convert("1k,many", None, None)
 
 
 @pytest.mark.parametrize("text", ["", "many", "0", "-3", "1.5", "1e6", "5i", "3T", "k"])
