@@ -15,6 +15,8 @@ VERBS = {
     "pretrain": "Pretrain a Mamba model on genomes.",
     "classify": "Tell species apart: fit a classifier, or call sequences with one.",
     "embed": "Embed windows, regions or whole contigs, with their coordinates.",
+    "score": "Score variants: how much likelier a model finds the alternate allele.",
+    "generate": "Make new DNA with a model, as FASTA.",
     "convert": "Turn published models into ours, or ours into transformers'.",
     "fetch": "Fetch reference genomes, verified and ready to index.",
     "index": "Tokenise genomes once into memory-mapped stores.",

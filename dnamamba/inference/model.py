@@ -1,4 +1,4 @@
-"""What a notebook works with: a model that embeds strings, arrays, files and regions."""
+"""What a notebook works with: a model that embeds strings, arrays, files and regions, and more."""
 
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dnamamba.alphabet import Codes, encode
+from dnamamba.alphabet import Codes, decode, encode
 from dnamamba.data.genome import Genome
 from dnamamba.data.known import Known
 from dnamamba.data.region import Region, parse_region
 from dnamamba.errors import UsageError
 from dnamamba.inference.embed import Embedder, How, Strands, parse_layers
+from dnamamba.inference.generate import Sampler, generate, random_stream, read_prompt
 from dnamamba.inference.genome import Stretch
 from dnamamba.inference.pooling import Pool
 from dnamamba.inference.reading import Reading
@@ -177,6 +178,47 @@ class Model(LanguageModel):
         if pool == "none":
             return found
         return np.stack(found) if found else np.empty((0, len(embedder.names)), np.float32)
+
+    def generate(
+        self,
+        sequences: int = 1,
+        length: int = 1000,
+        *,
+        prompt: str | None = None,
+        temperature: float = 1.0,
+        top_k: int = 4,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> list[str]:
+        """Make new DNA; the model's mode stays as it is.
+
+        Parameters
+        ----------
+        sequences, length
+            How many, and of how many bases, the prompt not among them.
+        prompt
+            Letters that each of them continues; N are not read.
+        temperature, top_k, top_p
+            As in `dnamamba.inference.generate.Sampler`.
+        seed
+            Sequence i is the same for every number of sequences, but for rounding.
+
+        Returns
+        -------
+        Letters of each.
+
+        Raises
+        ------
+        UsageError
+            For a model that has no next base or no state, or a value out of range.
+        InputError
+            For letters that are no nucleotides.
+        """
+        randoms = [random_stream(seed, number) for number in range(sequences)]
+        starts = [read_prompt(self, Known(encode(prompt)))] * sequences if prompt else None
+        sampler = Sampler(temperature, top_k, top_p)
+        parts = [part.codes for part in generate(self, length, randoms, starts, sampler=sampler)]
+        return [decode(codes) for codes in np.concatenate(parts, 1)]
 
 
 Place = tuple[Stretch, int, int]

@@ -7,10 +7,12 @@ command = LazyGroup(
     package=__name__,
     table={
         "embed": "Embedding a genome, and the share that is not the model.",
+        "generate": "Making new DNA, beside transformers.",
         "index": "Tokenising a genome, and windows from its store.",
         "kernels": "The kernels beside their floors, and other packages'.",
         "probe": "Embeddings of labelled sequences under a linear probe, beside k-mers.",
         "scan": "The selective scan, forward and backward.",
+        "score": "Variants a second, beside two whole windows for each.",
         "step": "A whole training step, on any number of GPUs.",
     },
     help="Measure speed, memory and worth, as TSV.",

@@ -125,6 +125,25 @@ def test_faults_are_said(model: Model, fasta: Path) -> None:
         model.embed("MKV*")
 
 
+def test_generate(folder: Path) -> None:
+    model = dnamamba.load(folder)
+    made = model.generate(3, 50, seed=4)
+    assert [len(sequence) for sequence in made] == [50] * 3
+    assert set("".join(made)) == set("ACGT")
+    assert model.generate(2, 50, seed=4) == made[:2]
+    assert model.generate(3, 50, seed=5) != made
+    likeliest = model.generate(2, 20, prompt="ACGTNACGT", temperature=0)
+    assert likeliest[0] == likeliest[1]
+    with torch.no_grad():
+        logits = model(model.tokens(torch.from_numpy(encode("ACGTACGT" + likeliest[0]))[None]))
+    bases = logits[0, 7:-1][:, list(model.config.ids[:4])].argmax(-1)
+    assert "".join("ACGT"[base] for base in bases) == likeliest[0]
+    with pytest.raises(UsageError, match="top-k 5: there are four bases"):
+        model.generate(top_k=5)
+    with pytest.raises(InputError):
+        model.generate(prompt="MKV*")
+
+
 def test_a_model_is_loaded_from_a_folder_or_the_hub(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
