@@ -18,7 +18,7 @@ from dnamamba.log import logger
 BACKENDS = ("auto", "reference", "chunked", "numba", "triton")
 FUSED_BACKENDS = ("auto", "reference", "triton")
 """Those of an op that is not compiled for a CPU."""
-CONV_BACKENDS = ("auto", "reference", "numba", "triton")
+ALL_FUSED = ("auto", "reference", "numba", "triton")
 CAPABILITY = (8, 0)
 """The oldest GPU that Triton's kernels are written for."""
 NO_COMPILER = "Triton needs a C compiler to launch its kernels; install gcc or clang"

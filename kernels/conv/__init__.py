@@ -9,7 +9,7 @@ from dnamamba.errors import UsageError
 from dnamamba.kernels.checks import check_axes, check_tensor
 from dnamamba.kernels.conv import reference
 from dnamamba.kernels.conv.autograd import MAX_WIDTH, convolve, update
-from dnamamba.kernels.dispatch import CONV_BACKENDS, FUSED_BACKENDS, fused_backend_for
+from dnamamba.kernels.dispatch import ALL_FUSED, fused_backend_for
 from dnamamba.kernels.packing import check_sequence_index
 from dnamamba.kernels.split import check_split, inputs_before, name_of
 
@@ -103,7 +103,7 @@ def causal_conv1d(
         step where it changes. The initial state belongs to the first sequence read, the final
         state to the last, with zeros where that is shorter than width - 1.
     backend
-        `auto`, or one of `dnamamba.kernels.dispatch.CONV_BACKENDS`. Triton convolves up to 4 taps;
+        `auto`, or one of `dnamamba.kernels.dispatch.ALL_FUSED`. Triton convolves up to 4 taps;
         `auto` runs wider ones in PyTorch.
     group
         Processes that hold one part of the sequence each, in order, as in `selective_scan`.
@@ -134,7 +134,7 @@ def causal_conv1d(
             x, weight.shape[1] - 1, split, reverse=reverse, initial=initial_state
         )
     silu = activation == "silu"
-    chosen = _choose(backend, CONV_BACKENDS, x, weight, bias, initial_state)
+    chosen = _choose(backend, x, weight, bias, initial_state)
     if chosen == "reference":
         y, final_state = reference.causal_conv1d(
             x, weight, bias, silu, initial_state, seq_idx, reverse
@@ -166,7 +166,7 @@ def causal_conv1d_update(
     weight, bias, activation
         As in `causal_conv1d`.
     backend
-        `auto`, or one of `dnamamba.kernels.dispatch.FUSED_BACKENDS`.
+        `auto`, or one of `dnamamba.kernels.dispatch.ALL_FUSED`.
 
     Returns
     -------
@@ -183,8 +183,9 @@ def causal_conv1d_update(
     shape = (batch, weight.shape[1] - 1, channels)
     check_tensor("state", state, shape, "(batch, width - 1, channels)", x.device)
     silu = activation == "silu"
-    if _choose(backend, FUSED_BACKENDS, x, weight, bias, state) == "triton":
-        y, new_state = update(x, state, weight, bias, silu)
+    chosen = _choose(backend, x, weight, bias, state)
+    if chosen != "reference":
+        y, new_state = update(x, state, weight, bias, silu, chosen)
         return y, new_state
     y, new_state = reference.causal_conv1d(
         x[:, None], weight, bias, silu, state, seq_idx=None, reverse=False
@@ -205,15 +206,10 @@ def _check(
 
 
 def _choose(
-    backend: str,
-    backends: tuple[str, ...],
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    state: Tensor | None,
+    backend: str, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None
 ) -> str:
-    """Choose one of the backends for these types and this width."""
-    chosen = fused_backend_for(backend, x, weight, bias, state, backends=backends)
+    """Choose a backend for these types and this width."""
+    chosen = fused_backend_for(backend, x, weight, bias, state, backends=ALL_FUSED)
     width = weight.shape[1]
     if chosen == "triton" and width > MAX_WIDTH:
         if backend == "triton":

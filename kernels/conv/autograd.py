@@ -14,7 +14,7 @@ from torch import Tensor
 MAX_WIDTH = 4
 """Taps that a GPU's kernel can hold in registers, with the window and the taps' gradients."""
 MODULES = {"numba": "dnamamba.kernels.conv.cpu", "triton": "dnamamba.kernels.conv.launch"}
-"""Each with `forward`, `final_state` and `backward`."""
+"""Each with `forward`, `final_state`, `backward` and `update`."""
 
 
 @functools.cache
@@ -137,23 +137,22 @@ convolve.register_autograd(_backward, setup_context=_keep)
 
 @torch.library.custom_op("dnamamba::causal_conv1d_update", mutates_args=())
 def update(
-    x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None, silu: bool
+    x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
     """Take one step; arguments and results as in `dnamamba.kernels.causal_conv1d_update`."""
-    from dnamamba.kernels.conv import launch
-
-    return launch.update(x, state, weight, bias, silu)
+    found: tuple[Tensor, Tensor] = _implementation(backend).update(x, state, weight, bias, silu)
+    return found
 
 
 @update.register_fake
 def _(
-    x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None, silu: bool
+    x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
     return _like(x), x.new_empty(state.shape)
 
 
 def _keep_step(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.silu = inputs
+    *tensors, ctx.silu, ctx.backend = inputs
     ctx.save_for_backward(*tensors)
     ctx.set_materialize_grads(False)
 
@@ -162,9 +161,9 @@ def _backward_step(ctx: Any, dy: Tensor | None, dnew: Tensor | None) -> tuple[Te
     x, state, weight, bias = ctx.saved_tensors
     dy = x.new_zeros(()).expand_as(x) if dy is None else dy
     dx, dweight, dbias, dstate = differentiate(
-        x[:, None], weight, bias, state, None, dy[:, None], dnew, ctx.silu, False, "triton"
+        x[:, None], weight, bias, state, None, dy[:, None], dnew, ctx.silu, False, ctx.backend
     )
-    return dx[:, 0], dstate, dweight, None if bias is None else dbias, None
+    return dx[:, 0], dstate, dweight, None if bias is None else dbias, None, None
 
 
 update.register_autograd(_backward_step, setup_context=_keep_step)

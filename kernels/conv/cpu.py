@@ -113,6 +113,17 @@ def backward(
     )
 
 
+def update(
+    x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None, silu: bool
+) -> tuple[Tensor, Tensor]:
+    """Take one step; arguments and results as in `dnamamba.kernels.causal_conv1d_update`."""
+    y, new = empty_like(x), empty_like(state)
+    offset = np.zeros(x.shape[1], np.float32) if bias is None else array(bias)
+    given = array(x), array(state), array(weight.T), offset
+    _update(*given, silu, y.numpy(), new.numpy())
+    return y.to(x.dtype), new.to(x.dtype)
+
+
 def _rows_before(state: Tensor | None, instead: Rows) -> Rows:
     """Lay out an initial state; where there is none to look back to, nothing reads it."""
     return instead if state is None or state.shape[1] == 0 else rows(state, False)
@@ -251,3 +262,23 @@ def _backward(
         dbias[row, 0, first + d] += gbias[d]
         for tap in range(taps):
             dweight[row, tap, first + d] += gweight[tap, d]
+
+
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+def _update(x: Any, state: Any, weight: Any, bias: Any, silu: bool, y: Any, new: Any) -> None:
+    """Convolve one step of every row, and shift what was read before it."""
+    taps, width = weight.shape
+    out = np.empty(width, f32)
+    for row in range(len(x)):
+        for d in range(width):
+            out[d] = bias[d] + weight[taps - 1, d] * x[row, d]
+        for j in range(taps - 1):
+            source = state[row, j]
+            for d in range(width):
+                out[d] += weight[j, d] * source[d]
+        for d in range(width):
+            y[row, d] = out[d] * sigmoid(out[d]) if silu else out[d]
+        for j in range(taps - 2):
+            new[row, j] = state[row, j + 1]
+        if taps > 1:
+            new[row, taps - 2] = x[row]

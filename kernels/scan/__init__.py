@@ -9,7 +9,7 @@ from torch.distributed import ProcessGroup
 
 from dnamamba.errors import UsageError
 from dnamamba.kernels.checks import check_axes, check_tensor
-from dnamamba.kernels.dispatch import fused_backend_for, scan_backend_for
+from dnamamba.kernels.dispatch import ALL_FUSED, fused_backend_for, scan_backend_for
 from dnamamba.kernels.packing import check_sequence_index, sequence_starts
 from dnamamba.kernels.scan import reference
 from dnamamba.kernels.scan.autograd import scan
@@ -231,7 +231,7 @@ def selective_state_update(
     B, C
         (batch, state), or (batch, groups, state).
     backend
-        `auto`, or one of `dnamamba.kernels.dispatch.FUSED_BACKENDS`. Triton takes up to 256 states;
+        `auto`, or one of `dnamamba.kernels.dispatch.ALL_FUSED`. Triton takes up to 256 states;
         `auto` runs more in PyTorch.
 
     Returns
@@ -264,9 +264,11 @@ def selective_state_update(
             shape, axes = (batch, n), "(batch, state)"
         check_tensor(name, weight, shape, axes, u.device)
     B, C = _with_groups(B[:, None], C[:, None])
-    chosen = fused_backend_for(backend, u, state, delta, A, B, C, D, z, delta_bias)
-    if chosen == "triton" and n <= MAX_STATES:
-        y, state = update(state, u, delta, A, B[:, 0], C[:, 0], D, z, delta_bias, delta_softplus)
+    tensors = (state, delta, A, B, C, D, z, delta_bias)
+    chosen = fused_backend_for(backend, u, *tensors, backends=ALL_FUSED)
+    if chosen == "numba" or (chosen == "triton" and n <= MAX_STATES):
+        B, C = B[:, 0], C[:, 0]
+        y, state = update(state, u, delta, A, B, C, D, z, delta_bias, delta_softplus, chosen)
         return y, state
     if backend == "triton":
         raise UsageError(

@@ -8,7 +8,7 @@ import torch
 from dnamamba.errors import UsageError
 from dnamamba.kernels import dispatch
 from dnamamba.kernels.dispatch import (
-    CONV_BACKENDS,
+    ALL_FUSED,
     choose_fused_backend,
     choose_scan_backend,
     fused_backend_for,
@@ -83,18 +83,18 @@ def test_a_name_is_obeyed(name: str) -> None:
 def test_an_op_has_the_backends_that_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
     half = torch.bfloat16
     for requested in ("auto", "numba"):
-        assert choose_fused_backend(requested, CPU, half, CONV_BACKENDS) == "numba"
+        assert choose_fused_backend(requested, CPU, half, ALL_FUSED) == "numba"
     assert choose_fused_backend("auto", CPU, half) == "reference"
-    assert choose_fused_backend("auto", CPU, torch.float64, CONV_BACKENDS) == "reference"
-    assert choose_fused_backend("auto", torch.device("mps"), half, CONV_BACKENDS) == "reference"
+    assert choose_fused_backend("auto", CPU, torch.float64, ALL_FUSED) == "reference"
+    assert choose_fused_backend("auto", torch.device("mps"), half, ALL_FUSED) == "reference"
     with pytest.raises(UsageError, match="'numba' is not one of auto, reference, triton"):
         choose_fused_backend("numba", CPU, half)
     with pytest.raises(UsageError, match=r"torch\.float64 on cpu"):
-        choose_fused_backend("numba", CPU, torch.float64, CONV_BACKENDS)
+        choose_fused_backend("numba", CPU, torch.float64, ALL_FUSED)
     monkeypatch.setattr(dispatch, "has_numba", lambda: False)
-    assert choose_fused_backend("auto", CPU, half, CONV_BACKENDS) == "reference"
+    assert choose_fused_backend("auto", CPU, half, ALL_FUSED) == "reference"
     with pytest.raises(UsageError, match="pip install"):
-        choose_fused_backend("numba", CPU, half, CONV_BACKENDS)
+        choose_fused_backend("numba", CPU, half, ALL_FUSED)
 
 
 def test_an_unknown_name_lists_the_known() -> None:

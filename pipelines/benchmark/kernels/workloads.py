@@ -9,8 +9,8 @@ from torch import Tensor
 
 from dnamamba.kernels import causal_conv1d, rms_norm, selective_scan, selective_state_update
 from dnamamba.kernels.dispatch import (
+    ALL_FUSED,
     BACKENDS,
-    CONV_BACKENDS,
     FUSED_BACKENDS,
     choose_fused_backend,
     choose_scan_backend,
@@ -183,9 +183,9 @@ class Op(NamedTuple):
 
 OPS: Final = {
     "scan": Op(_scan, BACKENDS, (FORWARD, BOTH), stateful=True),
-    "conv": Op(_conv, CONV_BACKENDS, (FORWARD, BOTH), stateful=False),
+    "conv": Op(_conv, ALL_FUSED, (FORWARD, BOTH), stateful=False),
     "norm": Op(_norm, FUSED_BACKENDS, (FORWARD, BOTH), stateful=False),
-    "update": Op(_update, FUSED_BACKENDS, (FORWARD,), stateful=True),
+    "update": Op(_update, ALL_FUSED, (FORWARD,), stateful=True),
 }
 
 

@@ -172,12 +172,11 @@ def test_steps_equal_the_convolution(backend: str, dtype: torch.dtype, width: in
         return_final_state=True,
         backend=backend,
     )
-    step = "reference" if backend == "numba" else backend
     state = inputs["initial_state"]
     for t in range(6):
         before = state.clone()
         out, following = causal_conv1d_update(
-            inputs["x"][:, t], state, *parameters, activation="silu", backend=step
+            inputs["x"][:, t], state, *parameters, activation="silu", backend=backend
         )
         assert torch.equal(state, before)
         torch.testing.assert_close(out, y[:, t])
@@ -185,15 +184,17 @@ def test_steps_equal_the_convolution(backend: str, dtype: torch.dtype, width: in
     assert torch.equal(state, final)
 
 
-def test_gradients_of_a_step() -> None:
-    inputs = draw(1)
+@pytest.mark.parametrize("width", [2, 4])
+@pytest.mark.parametrize("backend", FUSED)
+def test_gradients_of_a_step(backend: str, width: int) -> None:
+    inputs = draw(1, width)
     wanted = results(inputs)
-    device = "cuda" if GPU else "cpu"
+    device = "cuda" if GPU and backend == "triton" else "cpu"
     names = ("x", "initial_state", "weight", "bias")
     leaves = [inputs[name].to(device, torch.float32).requires_grad_() for name in names]
     x, state, weight, bias = leaves
     out, following = causal_conv1d_update(
-        x[:, 0], state, weight, bias, activation="silu", backend="triton"
+        x[:, 0], state, weight, bias, activation="silu", backend=backend
     )
     upstream = [inputs["dy"][:, 0].to(out), inputs["dfinal"].to(out)]
     gradients = torch.autograd.grad([out, following], leaves, upstream)
@@ -223,9 +224,6 @@ def test_what_a_backend_cannot_take_is_refused() -> None:
     for backend in FUSED:
         with pytest.raises(UsageError, match="float64"):
             results(draw(20), backend)
-    x, weight = inputs["x"][:, 0], inputs["weight"]
-    with pytest.raises(UsageError, match="'numba' is not one of auto, reference, triton"):
-        causal_conv1d_update(x, inputs["initial_state"], weight, backend="numba")
     with pytest.raises(UsageError, match="float64"):
         results({**cast(draw(20), torch.float32), "weight": draw(20)["weight"]}, "triton")
 

@@ -205,10 +205,11 @@ def test_every_element_is_written() -> None:
         inputs = cast(draw(length, width, channels=11), torch.float32)
         found = results(inputs, backend)
         assert all(bool(tensor.isfinite().all()) for tensor in found.values())
-    device = DEVICE["triton"]
-    x, state, weight = (torch.ones(s, device=device) for s in ((2, 11), (2, 3, 11), (11, 4)))
-    step = causal_conv1d_update(x, state, weight, backend="triton")
-    assert all(bool(tensor.isfinite().all()) for tensor in step)
+    for backend in FUSED:
+        device = DEVICE[backend]
+        x, state, weight = (torch.ones(s, device=device) for s in ((2, 11), (2, 3, 11), (11, 4)))
+        step = causal_conv1d_update(x, state, weight, backend=backend)
+        assert all(bool(tensor.isfinite().all()) for tensor in step)
 
 
 @pytest.mark.parametrize("given", ["all", "few"])
@@ -227,11 +228,13 @@ def test_the_ops_are_registered_soundly(backend: str, given: str) -> None:
     torch.library.opcheck(differentiate, arguments)
 
 
-def test_the_op_of_a_step_is_registered_soundly() -> None:
-    inputs = on("triton", draw(2, 3, batch=1, channels=3))
+@pytest.mark.parametrize("backend", FUSED)
+def test_the_op_of_a_step_is_registered_soundly(backend: str) -> None:
+    inputs = on(backend, draw(2, 3, batch=1, channels=3))
     x, weight, bias, state = (inputs[n] for n in ("x", "weight", "bias", "initial_state"))
     state, weight, bias = (leaf.requires_grad_() for leaf in (state, weight, bias))
-    torch.library.opcheck(update, (x.detach()[:, 0].requires_grad_(), state, weight, bias, True))
+    x = x.detach()[:, 0].requires_grad_()
+    torch.library.opcheck(update, (x, state, weight, bias, True, backend))
 
 
 @pytest.mark.parametrize("backend", FUSED)

@@ -61,6 +61,7 @@ def test_every_op_and_peer_has_its_rows(capsys: Capture, monkeypatch: pytest.Mon
         ("norm", "reference", "16", "residual fp32"): BOTH,
         ("norm", "reference", "16", "residual bf16"): BOTH,
         ("update", "reference", "1", ""): ["forward"],
+        ("update", "numba", "1", ""): ["forward"],
     }
     for row in found:
         if row["note"] == "not installed":
