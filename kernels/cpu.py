@@ -2,6 +2,10 @@
 
 Numba keeps compiled code beside the file of the function that was called, and compiles it again
 when that file changes. A change of this file alone goes unnoticed: touch its callers.
+
+Compiled functions that others call are inlined, all of them. One that is linked is compiled twice,
+by itself and with its caller, and which of the two runs depends on whether the code came from the
+cache: their last bits may differ.
 """
 
 import functools

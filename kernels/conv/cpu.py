@@ -164,7 +164,7 @@ def _before(x: Any, state: Any, row: int, t: int, taps: int, first: int, width: 
     return x.values[at : at + width]
 
 
-@njit(cache=True, fastmath=FAST, error_model="numpy")
+@njit(cache=True, forceinline=True, fastmath=FAST, error_model="numpy")
 def _sum(
     x: Any, state: Any, row: int, t: int, reach: int, weight: Any, bias: Any, first: int, out: Any
 ) -> None:

@@ -25,7 +25,7 @@ from dnamamba.kernels.scan.cpu_kernels import (
 LN_2 = f32(0.69314718)
 
 
-@njit(cache=True, fastmath=FAST, error_model="numpy")
+@njit(cache=True, forceinline=True, fastmath=FAST, error_model="numpy")
 def _ungate(count: int, z: Any, dout: Any, gate: Any) -> None:
     """Make dout the gradient of what is gated; write dz but for the factor that is gated."""
     for i in range(count):
@@ -35,7 +35,7 @@ def _ungate(count: int, z: Any, dout: Any, gate: Any) -> None:
             dout[i, d] *= z[i, d] * s
 
 
-@njit(cache=True, fastmath=FAST, error_model="numpy")
+@njit(cache=True, forceinline=True, fastmath=FAST, error_model="numpy")
 def _recompute(
     count: int,
     a: Any,
@@ -76,7 +76,7 @@ def _recompute(
                 dC[i, n] = total
 
 
-@njit(cache=True, fastmath=FAST, error_model="numpy")
+@njit(cache=True, forceinline=True, fastmath=FAST, error_model="numpy")
 def _retreat(
     count: int,
     a: Any,
@@ -122,7 +122,7 @@ def _retreat(
             g[:] = f32(0)
 
 
-@njit(cache=True, fastmath=FAST, error_model="numpy")
+@njit(cache=True, forceinline=True, fastmath=FAST, error_model="numpy")
 def _unfeed(
     count: int,
     u: Any,
@@ -155,7 +155,7 @@ def _unfeed(
                 gD[d] += dout[i, d] * u[i, d]
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def _target(gradient: Any, row: int, part: int, group: int, t: int, first: int, last: int) -> Any:
     """Take the gradient of B or C from step t on, or, where it is constant, of these channels."""
     return gradient[part, row, t:, group] if gradient.ndim == 5 else gradient[row, :, first:last]

@@ -16,7 +16,7 @@ from dnamamba.kernels.cpu import FAST, exp2, f32, place, sigmoid, softplus
 LOG2_E = f32(1.44269504)
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def turned(source: Any, first: int, last: int, scale: Any) -> Any:
     """Copy some rows of (channels, state) as (state, width), times a number."""
     out = np.empty((source.shape[1], last - first), f32)
@@ -26,7 +26,7 @@ def turned(source: Any, first: int, last: int, scale: Any) -> Any:
     return out
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def load(tile: Any, rows: Any, row: int, t: int, count: int, first: int) -> None:
     """Copy steps t on of a row, from channel `first`, into a tile."""
     for i in range(count):
@@ -36,7 +36,7 @@ def load(tile: Any, rows: Any, row: int, t: int, count: int, first: int) -> None
             tile[i, d] = source[d]
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def store(tile: Any, rows: Any, row: int, t: int, count: int, first: int) -> None:
     """Copy a tile to steps t on of a row, from channel `first`."""
     for i in range(count):
@@ -46,7 +46,7 @@ def store(tile: Any, rows: Any, row: int, t: int, count: int, first: int) -> Non
             target[d] = tile[i, d]
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def lanes(weight: Any, first: int, last: int) -> Any:
     """Take these channels of a constant B or C. Which branch is taken is known when compiled."""
     return weight if weight.ndim == 1 else weight[:, first:last].copy()
@@ -64,7 +64,7 @@ def value_of(weight: Any, scalar: Any, n: int, d: int) -> Any:
     return scalar if weight.ndim == 1 else weight[n, d]
 
 
-@njit(cache=True, fastmath=FAST, error_model="numpy")
+@njit(cache=True, forceinline=True, fastmath=FAST, error_model="numpy")
 def feed(
     count: int, u: Any, dt: Any, bias: Any, softened: bool, D: Any, skipped: bool, x: Any, out: Any
 ) -> None:
@@ -87,7 +87,7 @@ def feed(
                 out[i, d] = f32(0)
 
 
-@njit(cache=True, fastmath=FAST, error_model="numpy")
+@njit(cache=True, forceinline=True, fastmath=FAST, error_model="numpy")
 def _advance(
     count: int,
     a: Any,
@@ -116,7 +116,7 @@ def _advance(
                 out[i, d] += value * value_of(C, c, n, d)
 
 
-@njit(cache=True, fastmath=FAST, error_model="numpy")
+@njit(cache=True, forceinline=True, fastmath=FAST, error_model="numpy")
 def _gate(count: int, z: Any, out: Any) -> None:
     for i in range(count):
         for d in range(z.shape[1]):

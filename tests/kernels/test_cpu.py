@@ -2,7 +2,10 @@
 
 import math
 import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,3 +102,34 @@ def test_a_forked_process_has_threads_of_its_own(monkeypatch: pytest.MonkeyPatch
         run(done.append, [(0,), (1,)])
         os._exit(0 if sorted(done) == [0, 1] else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+FRESH = """
+import hashlib
+import torch
+from dnamamba.kernels import causal_conv1d, selective_scan, selective_state_update
+
+torch.manual_seed(0)
+u, delta, z = (torch.randn(2, 70, 96).requires_grad_() for _ in range(3))
+A, B, C = -torch.rand(96, 16), torch.randn(2, 70, 16), torch.randn(2, 70, 16)
+D, bias, weight = torch.randn(96), torch.randn(96), torch.randn(96, 4)
+leaves = [u, delta, z, *(t.requires_grad_() for t in (A, B, C, D, bias, weight))]
+x = causal_conv1d(u, weight, bias, activation="silu")
+y, state = selective_scan(
+    x, delta, A, B, C, D=D, z=z, delta_bias=bias, delta_softplus=True, return_last_state=True
+)
+y.square().sum().backward()
+step = selective_state_update(state, u[:, 0], delta[:, 0], A, B[:, 0], C[:, 0])
+found = [y, state, *step, *(leaf.grad for leaf in leaves)]
+print(hashlib.sha256(b"".join(t.detach().numpy().tobytes() for t in found)).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_what_was_just_compiled_gives_the_bits_of_what_is_cached(tmp_path: Path) -> None:
+    """A run that is gone on with in another process would not be exact otherwise."""
+    call = [sys.executable, "-c", FRESH]
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    digests = [subprocess.check_output(call, env=environment) for _ in range(2)]
+    assert list(tmp_path.rglob("*.nbc"))
+    assert digests[0] == digests[1]
