@@ -1,33 +1,25 @@
 """`dnamamba score`: variants by how much likelier a model finds the genome with them in it."""
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, get_args
 
 import click
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy import stats
 
-from dnamamba import __version__
 from dnamamba.config import from_dict
 from dnamamba.data.store import Store, open_store
-from dnamamba.data.variants import Alleles, Variant, read_alleles
+from dnamamba.data.variants import Alleles, read_alleles
 from dnamamba.data.vcf import open_vcf
-from dnamamba.errors import DnamambaError, InputError
-from dnamamba.inference.score import Scorer, Scoring, Strands, collect
+from dnamamba.errors import InputError, UsageError
+from dnamamba.inference.score import Strands
 from dnamamba.kernels.dispatch import BACKENDS
-from dnamamba.log import logger, progress
-from dnamamba.models import pretrained
-from dnamamba.models.heads import LanguageModel
-from dnamamba.models.hub import model_name
-from dnamamba.models.precision import autocast_to
+from dnamamba.log import logger
 from dnamamba.pipelines import options
-from dnamamba.pipelines.numbers import Count, show_count
+from dnamamba.pipelines.numbers import Count
 from dnamamba.pipelines.score_config import EXACT, HORIZON, ScoreConfig, read_model_config
+from dnamamba.pipelines.score_ism import EXAMPLE, score_ism
+from dnamamba.pipelines.score_job import Job
 from dnamamba.pipelines.score_output import (
     Scored,
     is_vcf,
@@ -35,9 +27,6 @@ from dnamamba.pipelines.score_output import (
     require_unscored,
     write_scores,
 )
-
-SAMPLE: Final = 32
-"""Variants that are scored to the window's end too, to see what a horizon leaves out."""
 
 
 def score(
@@ -87,19 +76,19 @@ def score(
         store = open_store(genome)
         alleles = read_alleles(vcf.records(), store, vcf.source, store.source.name)
         _require_matches(alleles, config, vcf.source, store)
-        model = pretrained.load(config.model, here)
-        model.backend = config.backend
-        job = _Job(model, store, config, here)
+        job = Job.load(store, config, here)
         began = time.monotonic()
         scored = Scored(alleles, job.score(alleles.variants, scoring))
-        seconds = time.monotonic() - began
-        about = _describe(config, scoring, model)
+        _tell(scored)
+        if alleles.variants:
+            job.tell_pace(len(alleles.variants), began)
+        about = [f"{name} {value}" for name, value in job.provenance(scoring).items()]
         if scoring.horizon is not None and alleles.variants:
-            error = job.measure_error(scored, scoring)
-            logger.info("%s", error)
-            about += f"; {error}"
-        write_scores(output, vcf, scored, about)
-    _tell(scored, config, seconds)
+            sample = job.draw(len(alleles.variants))
+            chosen = [alleles.variants[number] for number in sample]
+            about.append(job.measure_error(chosen, scored.ratios[sample], scoring))
+            logger.info("%s", about[-1])
+        write_scores(output, vcf, scored, "; ".join(about))
 
 
 def _require_matches(alleles: Alleles, config: ScoreConfig, source: str, store: Store) -> None:
@@ -111,94 +100,26 @@ def _require_matches(alleles: Alleles, config: ScoreConfig, source: str, store: 
     logger.warning("%s; they are skipped", said)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A model and a genome."""
-
-    model: LanguageModel
-    store: Store
-    config: ScoreConfig
-    device: torch.device
-
-    def score(self, variants: list[Variant], scoring: Scoring) -> NDArray[np.float64]:
-        """Score variants, with a bar: (variants, 2)."""
-        autocast = autocast_to(self.config.precision, self.device)
-        scorer = Scorer(self.model, scoring, device=self.device, autocast=autocast)
-
-        def parts() -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-            with progress(len(variants), "score", "variants") as bar:
-                for numbers, found in scorer.score(self.store, variants):
-                    bar.update(len(numbers))
-                    yield numbers, found
-
-        try:
-            return collect(parts(), len(variants))
-        except torch.OutOfMemoryError as error:
-            raise DnamambaError(
-                f"{self.device} is out of memory: free some of it, or give --device cpu"
-            ) from error
-
-    def measure_error(self, scored: Scored, scoring: Scoring) -> str:
-        """Score some variants to the window's end too, and say how far off a horizon is."""
-        variants = scored.alleles.variants
-        count = min(SAMPLE, len(variants))
-        rng = np.random.default_rng(self.config.seed)
-        sample = np.sort(rng.choice(len(variants), count, replace=False))
-        chosen = [variants[number] for number in sample]
-        exact = Scored(scored.alleles, self.score(chosen, scoring.to_the_end())).ratios
-        return describe_error(scored.ratios[sample], exact, scoring)
-
-
-def describe_error(found: NDArray[np.float64], exact: NDArray[np.float64], scoring: Scoring) -> str:
-    """Say in words how far scores with a horizon, (variants,), are from exact ones."""
-    off = np.abs(found - exact)
-    said = (
-        f"horizon {scoring.horizon:,} against {len(exact):,} variants read to the window's end: "
-        f"median difference {np.median(off):.2g} nats, largest {off.max():.2g}"
-    )
-    if len(exact) < 3 or np.ptp(found) == 0 or np.ptp(exact) == 0:
-        return said
-    pearson = stats.pearsonr(found, exact).statistic
-    spearman = stats.spearmanr(found, exact).statistic
-    return f"{said}, Pearson {pearson:.4f}, Spearman {spearman:.4f}"
-
-
-def _describe(config: ScoreConfig, scoring: Scoring, model: LanguageModel) -> str:
-    """Say how scores were made."""
-    masked = model.config.objective == "masked"
-    behind = "all" if scoring.horizon is None else str(scoring.horizon)
-    return "; ".join(
-        (
-            f"version {__version__}",
-            f"model {model_name(config.model)}",
-            f"context {scoring.context}",
-            f"flank {scoring.flank}" if masked else f"horizon {behind}",
-            f"strands {scoring.strands}",
-            f"precision {config.precision}",
-        )
-    )
-
-
-def _tell(scored: Scored, config: ScoreConfig, seconds: float) -> None:
+def _tell(scored: Scored) -> None:
     alleles = scored.alleles
-    count = len(alleles.variants)
     skipped = alleles.skipped()
     reasons = ", ".join(f"{reason} {number:,}" for reason, number in sorted(skipped.items()))
     logger.info(
         "%s records, %s alleles: %s scored, %s skipped%s",
-        *(f"{alleles.records:,}", f"{len(alleles.reasons):,}", f"{count:,}"),
+        *(f"{alleles.records:,}", f"{len(alleles.reasons):,}", f"{len(alleles.variants):,}"),
         f"{skipped.total():,}",
         f" ({reasons})" if reasons else "",
     )
-    if count:
-        rate = show_count(count / max(seconds, 1e-9))
-        name = model_name(config.model)
-        logger.info("%.1f s, %s variants a second, with %s", seconds, rate.strip(), name)
 
 
 @click.command("score")
 @click.argument("genome", type=click.Path(path_type=Path))
-@click.argument("variants", type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("variants", required=False, type=click.Path(path_type=Path, allow_dash=True))
+@click.option(
+    "--ism",
+    metavar="REGION",
+    help=f"Instead of VARIANTS: all substitutions of a region, such as {EXAMPLE}.",
+)
 @click.option("-m", "--model", metavar="DIR", help="Model folder.")
 @click.option(
     "--context",
@@ -235,7 +156,8 @@ def _tell(scored: Scored, config: ScoreConfig, seconds: float) -> None:
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="A file: .vcf or .tsv, or either with .gz.  [a table on stdout]",
+    help="A file: .vcf or .tsv, or either with .gz; .h5 of --ism.  [a table on stdout; "
+    "runs/ism-REGION.h5]",
 )
 @options.force
 @options.seed
@@ -247,19 +169,30 @@ def command(
     context: click.Context,
     /,
     genome: Path,
-    variants: Path,
+    variants: Path | None,
+    ism: str | None,
     output: Path | None,
     force: bool,
     device: str,
     threads: int,
     **settings: Any,
 ) -> None:
-    """Score the VARIANTS (VCF) of a GENOME (FASTA).
+    """Score the VARIANTS (VCF) of a GENOME (FASTA), or all substitutions of a region (--ism).
 
     The score of an allele is the natural logarithm of how many times likelier the model finds the
     genome with it than without: below 0 where it is less likely. Each record comes out again, in
-    its place, with the scores in its INFO; or each allele as a row of a table.
+    its place, with the scores in its INFO; or each allele as a row of a table. --ism leaves an
+    array (HDF5), and beside it a track (bedGraph) and a logo (PNG).
     """
     torch.set_num_threads(threads)
     config = from_dict(ScoreConfig, options.given(context, settings), "score")
+    if ism is not None:
+        if variants is not None:
+            raise UsageError(
+                f"--ism: scores a region, and {variants} is a VCF; leave out one of them"
+            )
+        score_ism(genome, ism, output, config, force=force, device=device)
+        return
+    if variants is None:
+        raise UsageError(f"VARIANTS: give a VCF; or --ism REGION, such as --ism {EXAMPLE}")
     score(genome, variants, output, config, force=force, device=device)

@@ -16,6 +16,7 @@ from dnamamba.data.variants import Alleles
 from dnamamba.data.vcf import Record, Vcf
 from dnamamba.errors import InputError, UsageError
 from dnamamba.files import atomic_path
+from dnamamba.inference.score import mean_of_strands
 from dnamamba.pipelines.table import Cell, print_table
 
 COLUMNS: Final = (
@@ -54,9 +55,7 @@ class Scored:
     @property
     def ratios(self) -> NDArray[np.float64]:
         """The mean of the strands that were read, (variants,)."""
-        forward, reverse = self.strands.T
-        mean: NDArray[np.float64] = np.where(np.isnan(reverse), forward, (forward + reverse) / 2)
-        return mean
+        return mean_of_strands(self.strands)
 
     def cells(self) -> Iterator[tuple[tuple[float, float, float], str]]:
         """Yield for each allele its score, that of both strands, and why there is none."""

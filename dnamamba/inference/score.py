@@ -252,6 +252,13 @@ def collect(
     return scores
 
 
+def mean_of_strands(strands: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean of the strands that were read; (..., 2) gives (...)."""
+    forward, reverse = strands[..., 0], strands[..., 1]
+    mean: NDArray[np.float64] = np.where(np.isnan(reverse), forward, (forward + reverse) / 2)
+    return mean
+
+
 def is_symmetric(config: ModelConfig) -> bool:
     """Tell a model whose predictions from either strand are the same."""
     return config.objective == "masked" and config.symmetry != "none"

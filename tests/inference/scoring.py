@@ -1,5 +1,6 @@
-"""Small models, and what a score is by definition: two whole windows, read one by one."""
+"""Small models and genomes, and what a score is by definition: two whole windows, one by one."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -7,9 +8,21 @@ import torch
 from numpy.typing import NDArray
 
 from dnamamba.alphabet import Codes
+from dnamamba.data.region import Region
 from dnamamba.inference.score_window import Change, Window
 from dnamamba.models.backbone import ModelConfig
 from dnamamba.models.heads import LanguageModel
+
+
+class Genome:
+    """Contigs that lie in memory."""
+
+    def __init__(self, contigs: Mapping[str, Codes]) -> None:
+        self.contigs = contigs
+        self.lengths = {name: len(codes) for name, codes in contigs.items()}
+
+    def fetch(self, region: Region) -> Codes:
+        return self.contigs[region.contig][region.start : region.end]
 
 
 def tiny(seed: int = 0, **options: Any) -> LanguageModel:

@@ -1,32 +1,19 @@
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from dnamamba.alphabet import Codes, decode, encode, reverse_complement
-from dnamamba.data.region import Region
+from dnamamba.alphabet import decode, encode, reverse_complement
 from dnamamba.data.variants import Variant, make_variant, window_of
 from dnamamba.errors import InputError, UsageError
 from dnamamba.inference.score import Scoring, is_symmetric, score
 from dnamamba.inference.score_window import Change, Window
 from dnamamba.models.heads import LanguageModel
-from tests.inference.scoring import random_codes, tiny, whole
+from tests.inference.scoring import Genome, random_codes, tiny, whole
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 CONTEXT = 64
-
-
-class Genome:
-    """Contigs that lie in memory."""
-
-    def __init__(self, contigs: Mapping[str, Codes]) -> None:
-        self.contigs = contigs
-        self.lengths = {name: len(codes) for name, codes in contigs.items()}
-
-    def fetch(self, region: Region) -> Codes:
-        return self.contigs[region.contig][region.start : region.end]
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,9 @@ from dnamamba.data.bgzf import BgzfWriter
 from dnamamba.data.genome import Genome
 from dnamamba.data.variants import make_variant
 from dnamamba.inference import score as library
-from dnamamba.inference.score import Scoring
 from dnamamba.models import pretrained
 from dnamamba.models.backbone import ModelConfig
 from dnamamba.models.heads import LanguageModel
-from dnamamba.pipelines import score as verb
-from dnamamba.pipelines.score import describe_error
 from tests.pipelines.runs import one_line, table
 
 HEADER = (
@@ -113,7 +110,7 @@ def refused(
     """Score with a fault, which leaves nothing and is told before a model is read."""
 
     def faulty(variants: Path | str, *more: str | Path, name: str = "x.vcf", code: int = 1) -> str:
-        monkeypatch.setattr(verb.pretrained, "load", None)
+        monkeypatch.setattr(pretrained, "load", None)
         output = score(variants, *more, name=name, code=code)
         assert not output.exists()
         return one_line(capsys)
@@ -280,17 +277,6 @@ def test_a_horizon_is_held_against_the_whole_window(
     assert "horizon 5 against 6 variants" in capsys.readouterr().err
     far = score(vcf, "--horizon", "1000", name="far.vcf").read_text()
     assert "median difference 0 nats, largest 0, Pearson 1.0000, Spearman 1.0000" in far
-
-
-def test_an_error_in_words() -> None:
-    scoring = Scoring(64, horizon=9)
-    exact = np.array([1.0, 2.0, 3.0, 4.0])
-    assert describe_error(exact + np.array([0, 0.5, 0.25, 0]), exact, scoring) == (
-        "horizon 9 against 4 variants read to the window's end: median difference 0.12 nats, "
-        "largest 0.5, Pearson 0.9827, Spearman 1.0000"
-    )
-    assert describe_error(exact[:2], exact[:2], scoring).endswith("largest 0")
-    assert describe_error(np.zeros(4), exact, scoring).endswith("largest 4")
 
 
 def test_a_masked_model(

@@ -37,7 +37,7 @@ _TEXT_BYTES: Final = 128
 
 def write_anndata(path: Path, values: NDArray[Any], table: Table) -> None:
     """Write an .h5ad; `values` is (rows, dims), stored in one piece and uncompressed."""
-    with _create(path) as (file, disk):
+    with create(path) as (file, disk):
         _encode(file, "anndata", "0.1.0")
         _write_array(file, "X", values, disk)
         _write_frame(file, "obs", table.names, table.obs, disk)
@@ -61,7 +61,7 @@ def write_bases(
     rows, dims = table.shape
     lengths = np.zeros(rows, np.int64)
     size = max(1, _CHUNK_BYTES // (dims * dtype.itemsize))
-    with _create(path) as (file, disk), ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    with create(path) as (file, disk), ThreadPoolExecutor(torch.get_num_threads()) as pool:
         values = file.create_dataset(
             "values",
             (0, dims),
@@ -175,7 +175,15 @@ class _Disk(io.FileIO):
 
 
 @contextmanager
-def _create(path: Path) -> Iterator[tuple[h5py.File, _Disk]]:
+def create(path: Path) -> Iterator[tuple[h5py.File, _Disk]]:
+    """Begin an HDF5 file that appears whole or not at all; a full disk is an error, not a crash.
+
+    Raises
+    ------
+    DnamambaError
+        Where the disk is full or the folder cannot be written; in the end, or from `check` of what
+        is yielded beside the file.
+    """
     with atomic_path(path) as temporary, _Disk(temporary, "w+") as disk:
         try:
             with h5py.File(disk, "w") as file:
