@@ -68,8 +68,13 @@ def empty_like(tensor: Tensor) -> Tensor:
 
 
 def array(tensor: Tensor) -> Any:
-    """Lay out a parameter: contiguous, in fp32."""
+    """Lay out what is no parameter: contiguous, in fp32."""
     return tensor.detach().float().contiguous().numpy()
+
+
+def parameter(tensor: Tensor) -> Any:
+    """Lay out a copy of a parameter: a storage that NumPy has seen can never be freed by FSDP."""
+    return array(tensor.detach().clone())
 
 
 def run(task: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> None:

@@ -21,6 +21,7 @@ from dnamamba.kernels.cpu import (
     empty_like,
     f32,
     flags,
+    parameter,
     place,
     rows,
     run,
@@ -118,8 +119,8 @@ def update(
 ) -> tuple[Tensor, Tensor]:
     """Take one step; arguments and results as in `dnamamba.kernels.causal_conv1d_update`."""
     y, new = empty_like(x), empty_like(state)
-    offset = np.zeros(x.shape[1], np.float32) if bias is None else array(bias)
-    given = array(x), array(state), array(weight.T), offset
+    offset = np.zeros(x.shape[1], np.float32) if bias is None else parameter(bias)
+    given = array(x), array(state), parameter(weight.T), offset
     _update(*given, silu, y.numpy(), new.numpy())
     return y.to(x.dtype), new.to(x.dtype)
 
@@ -139,8 +140,8 @@ def _given(
 ) -> tuple[Any, ...]:
     """Return what both directions of the compiled code read."""
     read = rows(x, reverse)
-    taps = array(weight.T)
-    offset = np.zeros(x.shape[2], np.float32) if bias is None else array(bias)
+    taps = parameter(weight.T)
+    offset = np.zeros(x.shape[2], np.float32) if bias is None else parameter(bias)
     starts = None if seq_idx is None else sequence_starts(seq_idx, reverse)
     past = _rows_before(state, read)
     return read, past, state is not None, taps, offset, flags(starts, len(x), reverse)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dnamamba.kernels.cpu import Rows, array, empty_like, flags, rows, run
+from dnamamba.kernels.cpu import Rows, empty_like, flags, parameter, rows, run
 from dnamamba.kernels.scan import cpu_backward, cpu_kernels
 from dnamamba.kernels.scan.inputs import ScanGradients, ScanInputs
 from dnamamba.kernels.split import Exchange
@@ -38,9 +38,9 @@ class _Call:
         self.u, self.delta = self.rows(inputs.u), self.rows(inputs.delta)
         self.z = self.u if inputs.z is None else self.rows(inputs.z)
         self.B, self.C = self._weight(inputs.B), self._weight(inputs.C)
-        self.A = array(inputs.A)
-        self.D = self.nothing if inputs.D is None else array(inputs.D)
-        self.bias = self.nothing if inputs.delta_bias is None else array(inputs.delta_bias)
+        self.A = parameter(inputs.A)
+        self.D = self.nothing if inputs.D is None else parameter(inputs.D)
+        self.bias = self.nothing if inputs.delta_bias is None else parameter(inputs.delta_bias)
         self.starts = flags(inputs.starts, self.batch, inputs.reverse)
 
     def rows(self, tensor: Tensor) -> Rows:
@@ -49,7 +49,7 @@ class _Call:
     def _weight(self, weight: Tensor) -> list[Rows]:
         """Lay out B or C, once for each group."""
         if weight.dim() == 2:
-            return [Rows(array(weight.T), 0, 0, 0)] * self.groups
+            return [Rows(parameter(weight.T), 0, 0, 0)] * self.groups
         weight = weight.float()
         return [self.rows(weight[:, :, group]) for group in range(self.groups)]
 

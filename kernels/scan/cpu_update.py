@@ -7,7 +7,17 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from dnamamba.kernels.cpu import FAST, array, empty_like, exp2, f32, run, sigmoid, softplus
+from dnamamba.kernels.cpu import (
+    FAST,
+    array,
+    empty_like,
+    exp2,
+    f32,
+    parameter,
+    run,
+    sigmoid,
+    softplus,
+)
 from dnamamba.kernels.scan.cpu_kernels import LOG2_E
 
 TASK = 2**16
@@ -32,10 +42,12 @@ def update(
     gate = np.zeros((0, channels), np.float32) if z is None else array(z)
     y, new = empty_like(u), empty_like(state)
     given = (
-        *(array(tensor) for tensor in (state, u, delta, A, B, C)),
-        nothing if D is None else array(D),
+        *(array(tensor) for tensor in (state, u, delta)),
+        parameter(A),
+        *(array(tensor) for tensor in (B, C)),
+        nothing if D is None else parameter(D),
         gate,
-        nothing if delta_bias is None else array(delta_bias),
+        nothing if delta_bias is None else parameter(delta_bias),
         delta_softplus,
     )
     rows = max(1, -(-batch // torch.get_num_threads()), TASK // (channels * A.shape[1]))

@@ -12,6 +12,12 @@ import pytest
 import torch
 from numba import njit
 
+from dnamamba.kernels import (
+    causal_conv1d,
+    causal_conv1d_update,
+    selective_scan,
+    selective_state_update,
+)
 from dnamamba.kernels.cpu import exp, exp2, place, rows, run, sigmoid, softplus
 
 
@@ -133,3 +139,20 @@ def test_what_was_just_compiled_gives_the_bits_of_what_is_cached(tmp_path: Path)
     digests = [subprocess.check_output(call, env=environment) for _ in range(2)]
     assert list(tmp_path.rglob("*.nbc"))
     assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_storages_of_parameters_can_be_freed_afterwards(steps: int) -> None:
+    """As FSDP frees those of whole parameters."""
+    u, B = torch.randn(2, steps, 8), torch.randn(2, steps, 4)
+    A, D, bias = -torch.rand(8, 4), torch.randn(8), torch.randn(8)
+    weight, offset = torch.randn(8, 4), torch.randn(8)
+    options = {"D": D, "delta_bias": bias}
+    selective_scan(u, u, A, B, B, **options, backend="numba")
+    causal_conv1d(u, weight, offset, backend="numba")
+    state, past = torch.zeros(2, 8, 4), torch.zeros(2, 3, 8)
+    first, b = u[:, 0], B[:, 0]
+    selective_state_update(state, first, first, A, b, b, **options, backend="numba")
+    causal_conv1d_update(first, past, weight, offset, backend="numba")
+    for parameter in (A, D, bias, weight, offset):
+        parameter.untyped_storage().resize_(0)
