@@ -189,7 +189,8 @@ def generate(
     sampler
         How bases are drawn; by default as the model has them.
     block
-        Bases that are made before they are fetched; by default as suits the device.
+        Bases that are made before they are fetched, on a GPU rounded up to `CAPTURED`; by default as
+        suits the device.
 
     Yields
     ------
@@ -218,6 +219,9 @@ def generate(
             logits = torch.cat([start.logits for start in starts])
             state = _side_by_side([start.state for start in starts])
     block = min(length, block or BLOCK.get(device.type, BLOCK["cpu"]))
+    if device.type == "cuda":
+        # Whole graphs, so that none but the last block makes more than is asked for.
+        block += -block % CAPTURED
     growth = _Growth(model, sampler or Sampler(), Start(state, logits), block)
     sizes = (min(block, length - place) for place in range(0, length, block))
     for codes, nats in one_behind(growth.grow(_uniforms(randoms, size)) for size in sizes):
@@ -234,7 +238,7 @@ class _Growth:
     start
         States and logits of all sequences; overwritten.
     block
-        The most bases that are made at once.
+        The most bases that are made at once; on a GPU a multiple of `CAPTURED`.
     """
 
     def __init__(self, model: LanguageModel, sampler: Sampler, start: Start, block: int) -> None:
@@ -242,7 +246,7 @@ class _Growth:
         self._state, self._logits = start
         self._device = device = start.logits.device
         self._ids = torch.tensor(model.config.ids[:BASES], device=device)
-        shape = -(-block // CAPTURED) * CAPTURED, len(start.logits)
+        shape = block, len(start.logits)
         self._uniforms = torch.zeros(shape, device=device)
         self._codes = torch.zeros(shape, dtype=torch.uint8, device=device)
         self._nats = torch.zeros(shape, device=device)
@@ -255,7 +259,7 @@ class _Growth:
         with _inference(self._model):
             self._uniforms[:bases] = send(uniforms, self._device)
             self._place.zero_()
-            # The last steps of a graph may make more than was asked for: it is not looked at.
+            # The last graph of all may make more than was asked for: it is not looked at.
             for _ in range(0, bases, CAPTURED if self._graph else 1):
                 if self._graph:
                     self._graph.replay()
