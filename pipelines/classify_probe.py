@@ -83,7 +83,7 @@ def fit_head(
     if valid is None or wanted is None:
         windows = spread(tile_tracks(fit.sides.valid, length), most)
         valid, wanted = fit.embeddings(fit.sides.valid, windows), species_of(windows)
-    probe = fit_probe(train, labels, valid, wanted)
+    probe = fit_probe(train, labels, valid, wanted, threads=torch.get_num_threads())
     logger.info(
         "head fitted on the embeddings of %s windows of %s bases: %.4f bits a valid window (C %g)",
         *(f"{len(labels):,}", f"{length:,}", probe.tuned_loss / math.log(2), probe.strength),

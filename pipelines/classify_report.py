@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import torch
 
 from dnamamba.alphabet import Codes
 from dnamamba.data.overlap import Overlap
@@ -88,7 +89,9 @@ def _controls(fit: Fit, length: int, windows: Sequence[LabelledWindow]) -> dict[
     with progress(len(CONTROLS), "controls", "control") as bar:
         for name in CONTROLS:
             classes = len(sides.species)
-            control = tune_control(name, train, labels, valid, wanted, classes=classes)
+            control = tune_control(
+                name, train, labels, valid, wanted, classes=classes, threads=torch.get_num_threads()
+            )
             found[name] = calls_of(sides, sides.test, windows, control.probabilities(codes))
             bar.update()
     return found

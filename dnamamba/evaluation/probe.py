@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
+from threadpoolctl import threadpool_limits
 
 STRENGTHS: Final = tuple(10.0**power for power in range(-4, 5))
 """Inverse strengths of the penalty to choose from."""
@@ -46,6 +47,8 @@ def fit_probe(
     labels: NDArray[np.int64],
     tuning: NDArray[np.floating],
     tuning_labels: NDArray[np.int64],
+    *,
+    threads: int = 1,
 ) -> Probe:
     """Fit a probe, and choose its penalty by the log loss on other data.
 
@@ -55,6 +58,8 @@ def fit_probe(
         (items, features), and (items,) the numbers of their classes; each class is there.
     tuning, tuning_labels
         Likewise.
+    threads
+        Of matrix products.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -62,8 +67,9 @@ def fit_probe(
     train, tuning = (train - mean) / scale, (tuning - mean) / scale
     best: tuple[float, float, Any] = (math.inf, 0.0, None)
     for strength in STRENGTHS:
-        model = LogisticRegression(C=strength, solver="newton-cg").fit(train, labels)
-        found = np.maximum(model.predict_proba(tuning), np.finfo(float).tiny)
+        with threadpool_limits(threads):
+            model = LogisticRegression(C=strength, solver="newton-cg").fit(train, labels)
+            found = np.maximum(model.predict_proba(tuning), np.finfo(float).tiny)
         loss = float(-np.log(found[np.arange(len(tuning_labels)), tuning_labels]).mean())
         if loss < best[0]:
             best = loss, strength, model

@@ -189,8 +189,8 @@ def generate(
     sampler
         How bases are drawn; by default as the model has them.
     block
-        Bases that are made before they are fetched, on a GPU rounded up to `CAPTURED`; by default as
-        suits the device.
+        Bases that are made before they are fetched, on a GPU rounded up to `CAPTURED`; by default
+        as suits the device.
 
     Yields
     ------

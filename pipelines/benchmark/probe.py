@@ -135,6 +135,7 @@ def benchmark_probe(task: Task, models: dict[str, Model], k: int) -> Iterator[Ro
         *_chosen(task, task.train, task.tunes),
         classes=len(task.classes),
         ks=(k,),
+        threads=torch.get_num_threads(),
     )
     counted = control.probabilities(task.test)
     yield from _rows(task, f"{k}-mers", None, control.strength, counted)
@@ -143,7 +144,13 @@ def benchmark_probe(task: Task, models: dict[str, Model], k: int) -> Iterator[Ro
         train, test = (_embed(model, codes) for codes in (task.train, task.test))
         fits, tunes = ~task.tunes, task.tunes
         probes = [
-            fit_probe(layer[fits], task.labels[fits], layer[tunes], task.labels[tunes])
+            fit_probe(
+                layer[fits],
+                task.labels[fits],
+                layer[tunes],
+                task.labels[tunes],
+                threads=torch.get_num_threads(),
+            )
             for layer in train
         ]
         best = min(range(len(probes)), key=lambda number: probes[number].tuned_loss)

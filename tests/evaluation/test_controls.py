@@ -1,9 +1,11 @@
 import tracemalloc
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_info
 
 from dnamamba.alphabet import SOFT_MASK, Codes, N, reverse_complement
 from dnamamba.evaluation.controls import (
@@ -232,3 +234,27 @@ def test_columns_are_dense_a_few_at_a_time() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 300 * 4**8 * 8 / 2
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_are_shared_out_and_change_nothing(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fits that each take all cores wait for each other in busy loops."""
+    random = np.random.default_rng(0)
+    windows = [random.integers(0, 3 + label, 60).astype(np.uint8) for label in [0, 1] * 30]
+    labels = np.array([0, 1] * 30)
+    fit, seen = LogisticRegression.fit, set()
+
+    def noting(model: LogisticRegression, *given: Any) -> LogisticRegression:
+        seen.update(lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas")
+        return fit(model, *given)
+
+    monkeypatch.setattr(LogisticRegression, "fit", noting)
+    given = (windows[:40], labels[:40], windows[40:], labels[40:])
+    found = tune_control("k-mers", *given, classes=2, ks=(2, 3, 4), threads=threads)
+    assert seen == {1}
+    alone = [tune_control("k-mers", *given, classes=2, ks=(k,)) for k in (2, 3, 4)]
+    best = min(alone, key=lambda control: control.tuned_loss)
+    assert (found.k, found.strength, found.tuned_loss) == (best.k, best.strength, best.tuned_loss)
+    np.testing.assert_array_equal(found.weights, best.weights)

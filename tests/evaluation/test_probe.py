@@ -1,7 +1,10 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_info
 
 from dnamamba.evaluation.probe import STRENGTHS, fit_probe
 
@@ -29,3 +32,16 @@ def test_it_is_logistic_regression_at_the_best_penalty(classes: int) -> None:
     assert probe.strength == min(losses, key=lambda strength: losses[strength])
     assert probe.tuned_loss == pytest.approx(min(losses.values()), rel=1e-3)
     assert max(losses.values()) > 1.05 * min(losses.values()), "the choice matters"
+
+
+def test_it_takes_no_more_threads_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    fit, seen = LogisticRegression.fit, set()
+
+    def noting(model: LogisticRegression, *given: Any) -> LogisticRegression:
+        seen.update(lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas")
+        return fit(model, *given)
+
+    monkeypatch.setattr(LogisticRegression, "fit", noting)
+    features, labels = np.random.default_rng(0).normal(size=(8, 2)), np.array([0, 1] * 4)
+    fit_probe(features, labels, features, labels, threads=1)
+    assert seen == {1}
