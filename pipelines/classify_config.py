@@ -208,9 +208,17 @@ def choose_sizes(
         else config.substitute,
         preset=config.preset or (None if config.model else sizes.preset),
         precision=precision,
-        micro_batch=config.micro_batch or min(batch, plan.micro_batch(device, length)),
+        micro_batch=config.micro_batch or _micro_batch(device, batch, length),
         test_windows=config.test_windows or max(_WINDOWS, sizes.scored_bases // (species * length)),
     )
+
+
+def _micro_batch(device: torch.device, batch: int, length: int) -> int:
+    """Return the windows that are read at once, before memory is tried.
+
+    What is read in parts is read again in the backward: on a GPU that would be a third of the time.
+    """
+    return batch if device.type == "cuda" else min(batch, plan.micro_batch(device, length))
 
 
 def steps_of(config: ClassifyConfig, bases: int, seconds: float) -> int:

@@ -35,6 +35,8 @@ def test_sizes_follow_the_machine_and_the_genomes() -> None:
     assert choose_sizes(ClassifyConfig(), CPU, 4, 4000).length == 1024, "three windows a side"
     gpu = choose_sizes(ClassifyConfig(), torch.device("cuda"), 4, 10**9)
     assert (gpu.length, gpu.batch, gpu.precision) == (16384, 64, "bf16")
+    assert gpu.micro_batch == 64, "nothing is read twice where memory allows"
+    assert (large.micro_batch or 0) < large.batch
     asked = choose_sizes(ClassifyConfig(length=2**20), torch.device("cuda"), 4, 10**9)
     assert (asked.batch, asked.test_windows) == (8, 8)
     assert choose_sizes(ClassifyConfig(model="here"), CPU, 4, 10**6).preset is None
