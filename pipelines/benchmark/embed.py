@@ -2,7 +2,8 @@
 
 `windows` and `stream` are the job of `dnamamba embed` as it is: the model is loaded, windows are
 read from the store, embedded, pooled to their mean and written to a file. What comes before is not
-counted: Python's start, and a small job that compiles kernels. `outside` is the share of the job's
+counted: Python's start, a small job, and on a GPU the same job once before, because windows with N
+and the last ones of all have kernels compiled for them. `outside` is the share of the job's
 seconds that are not the model's: 1 - passes / job, where passes is what the same calls of
 `Backbone.outputs` take from ids on the device to hidden states on the device. On a GPU the calls
 are timed in a second job, because that means to wait for the GPU before and after each.
@@ -138,6 +139,7 @@ def _measure_ours(task: Task) -> Row:
             affordable = max(1, int(warm * SECONDS / seconds))
             bases = min(bases, affordable - affordable % task.window or affordable)
         if device.type == "cuda":
+            job(bases)
             torch.cuda.reset_peak_memory_stats(device)
         with clock.running() if device.type != "cuda" else nullcontext():
             read, seconds = job(bases)
