@@ -2,7 +2,7 @@
 
 A library that parses VCF would write other bytes than it read: htslib keeps floats in 32 bits and
 writes six digits of them, and wants each contig and key in the header. Here a record is split at
-its tabs, and only its first five columns are looked into. VCF 4.5 is the specification:
+its tabs, and only its first five columns and INFO are looked into. VCF 4.5 is the specification:
 https://samtools.github.io/hts-specs/VCFv4.5.pdf
 """
 
@@ -40,6 +40,8 @@ class Record(NamedTuple):
         REF, as it is spelt.
     alts
         ALT, parted at commas; a single `.` where there is none.
+    info
+        INFO, as it is spelt.
     """
 
     line: int
@@ -48,6 +50,21 @@ class Record(NamedTuple):
     name: str
     ref: str
     alts: tuple[str, ...]
+    info: str = ""
+
+    def value(self, key: str, allele: int) -> str | None:
+        """Return what INFO says under a key: "" of a flag, None where the key is missing or ".".
+
+        Where there is a value for each of several alternate alleles, it is that of number `allele`.
+        """
+        for entry in self.info.split(";"):
+            name, _, text = entry.partition("=")
+            if name == key:
+                each = text.split(",")
+                if len(each) == len(self.alts):
+                    text = each[allele]
+                return None if text == "." else text
+        return None
 
 
 class Vcf:
@@ -147,7 +164,8 @@ class Vcf:
         )
         if not (position.isdecimal() and position.isascii() and len(position) < 19):
             raise InputError(f"{place}: POS {position[:20]!r} is no whole number")
-        return Record(number, contig, int(position), name, ref, tuple(alt.split(",")))
+        info = cells[_INFO].decode("utf-8", "replace")
+        return Record(number, contig, int(position), name, ref, tuple(alt.split(",")), info)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ command = LazyGroup(
         "scan": "The selective scan, forward and backward.",
         "score": "Variants a second, beside two whole windows for each.",
         "step": "A whole training step, on any number of GPUs.",
+        "variants": "How well scores tell labelled variants apart.",
     },
     help="Measure speed, memory and worth, as TSV.",
 )

@@ -50,9 +50,9 @@ def annotated(path: Path, header: list[str], entries: list[str]) -> str:
 
 def test_records_are_what_lines_say(write: Write) -> None:
     assert records(write(HEADER + LINES)) == [
-        Record(4, "chr1", 5, "rs1", "A", ("C", "G")),
-        Record(5, "chr1", 3, ".", "n", ("<DEL>",)),
-        Record(6, "chr2", 7, ".", "GT", (".",)),
+        Record(4, "chr1", 5, "rs1", "A", ("C", "G"), "AF=0.1000,0.20;DB"),
+        Record(5, "chr1", 3, ".", "n", ("<DEL>",), "."),
+        Record(6, "chr2", 7, ".", "GT", (".",), "END=8;"),
     ]
     assert records(write(HEADER)) == []
 
@@ -98,7 +98,19 @@ def test_ends_of_lines_stay(write: Write) -> None:
     found = annotated(write(text), ["##one"], ["A=1", "A=2", "A=3"])
     removed = found.replace("##one\r\n", "").replace(";A=1", "").replace("\tA=2", "\t.")
     assert removed.replace(";A=3", ";") == text
-    assert records(write(text))[2] == Record(6, "chr2", 7, ".", "GT", (".",))
+    assert records(write(text))[2] == Record(6, "chr2", 7, ".", "GT", (".",), "END=8;")
+
+
+def test_values_are_those_of_an_allele() -> None:
+    info = "AF=0.1,0.2;DB;MC=a,b;X=1;Y=.;AFX=7"
+    record = Record(1, "a", 1, ".", "A", ("C", "G"), info)
+    assert [record.value("AF", number) for number in (0, 1)] == ["0.1", "0.2"]
+    assert [record.value(key, 1) for key in ("DB", "MC", "X", "Y", "Z")] == [
+        *("", "b", "1"),
+        *(None, None),
+    ]
+    alone = record._replace(alts=("C",))
+    assert (alone.value("AF", 0), alone.value("MC", 0)) == ("0.1,0.2", "a,b")
 
 
 def test_lines_longer_than_a_block(write: Write) -> None:
