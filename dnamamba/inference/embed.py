@@ -300,12 +300,14 @@ class Embedder:
     def inference(self) -> Iterator[None]:
         """Compute without gradients, in eval mode, and restore the model's mode."""
         training = self.model.training
-        self.model.eval()
+        if training:  # to visit all modules takes a millisecond, and batches are of thirty
+            self.model.eval()
         try:
             with torch.no_grad(), self._autocast():
                 yield
         finally:
-            self.model.train(training)
+            if training:
+                self.model.train()
 
     def ids(self, codes: Codes) -> Tensor:
         """Turn store codes into ids on the model's device, int64 of the same shape."""
