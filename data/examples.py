@@ -1,73 +1,73 @@
-"""Tables of labelled sequences: a TSV or CSV with a sequence and a label on each line."""
+"""Labelled sequences: a table with a sequence and its labels in each row."""
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from dnamamba.alphabet import Codes, encode
-from dnamamba.data.lines import name_source, read_lines
+from dnamamba.data.table import Table, empty_cells, read_table
 from dnamamba.errors import InputError
 
 SEQUENCE: Final = "sequence"
 LABEL: Final = "label"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Examples:
-    """Labelled sequences.
+    """Sequences, and the table that they stand in.
 
     Attributes
     ----------
     sequences
         (bases,) uint8 store codes each, of any lengths.
-    labels
-        Of each, as it stands in the table.
+    table
+        All columns of the rows, those of labels among them.
     """
 
     sequences: list[Codes]
-    labels: list[str]
+    table: Table
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.sequences)
+
+    @property
+    def labels(self) -> list[str]:
+        """The column `label`."""
+        return self.table.column(LABEL)
 
 
-def read_examples(path: Path) -> Examples:
-    """Read a table; tabs or commas part its columns, whichever the header has.
+def read_examples(
+    path: Path, *, sequence: str = SEQUENCE, labels: tuple[str, ...] = (LABEL,)
+) -> Examples:
+    """Read a table of sequences.
 
     Parameters
     ----------
     path
-        Plain text, gzip or BGZF, with a header that names `sequence` and `label`; `-` is stdin.
+        As for `read_table`.
+    sequence
+        The column of sequences.
+    labels
+        Columns that every row must have a cell in.
 
     Raises
     ------
     InputError
-        With file and line: for a column that is missing, a line of another width than the header,
-        and for a sequence or label that is empty or, with its position, no DNA.
+        As `read_table`; for a column that is missing; and, all at once and with their rows, for
+        cells that are empty and sequences with letters that are no DNA.
     """
-    source = name_source(path)
-    lines = list(read_lines(path))
-    if not lines:
-        raise InputError(f"{source}: empty; a header with {SEQUENCE} and {LABEL} is wanted")
-    delimiter = "\t" if "\t" in lines[0][1] else ","
-    header, *rows = csv.reader((line for _, line in lines), delimiter=delimiter)
-    for name in (SEQUENCE, LABEL):
-        if name not in header:
-            raise InputError(f"{source}: no column `{name}`; the header is {', '.join(header)}")
-    sequences, labels = [], []
-    for (number, _), row in zip(lines[1:], rows, strict=True):
-        if len(row) != len(header):
-            raise InputError(
-                f"{source}: line {number:,}: {len(row)} columns; the header has {len(header)}"
-            )
-        given = dict(zip(header, row, strict=True))
-        for name in (SEQUENCE, LABEL):
-            if not given[name]:
-                raise InputError(f"{source}: line {number:,}: the column `{name}` is empty")
+    table = read_table(path)
+    faults = list(empty_cells(table, (sequence, *labels)))
+    codes, wrong, why = [], [], ""
+    for row, text in enumerate(table.column(sequence)):
         try:
-            sequences.append(encode(given[SEQUENCE]))
+            codes.append(encode(text))
         except InputError as error:
-            raise InputError(f"{source}: line {number:,}: {error}") from error
-        labels.append(given[LABEL])
-    return Examples(sequences, labels)
+            wrong.append(row)
+            why = why or str(error)
+    if wrong:
+        first = ", the first" if len(wrong) > 1 else ""
+        faults.append(f"{table.where(wrong)}: no DNA{first}: {why}")
+    if faults:
+        raise InputError(f"{table.source}: {'; '.join(faults)}")
+    return Examples(codes, table)

@@ -36,13 +36,21 @@ def test_columns_are_found_by_name(text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("", "empty; a header with sequence and label"),
+        ("", "empty; a header with the columns' names is wanted"),
         ("seq,label\nA,b\n", "no column `sequence`; the header is seq, label"),
         ("sequence,lab\nA,b\n", "no column `label`"),
         ("sequence,label\nA,b\n\nAC\n", "line 4: 1 columns; the header has 2"),
         ("sequence,label\nA,b\n,b\n", "line 3: the column `sequence` is empty"),
         ("sequence,label\nA,\n", "line 2: the column `label` is empty"),
-        ("sequence,label\nA,b\nACGX!,b\n", "line 3: 'X' at position 4 is not a nucleotide code"),
+        (
+            "sequence,label\nA,b\nACGX!,b\n",
+            "line 3: no DNA: 'X' at position 4 is not a nucleotide code",
+        ),
+        (
+            "sequence,label\nACGT,b\nQ,\n,b\nZ,b\n",
+            "line 4: the column `sequence` is empty; line 3: the column `label` is empty; "
+            "lines 3, 5: no DNA, the first: 'Q' at position 1",
+        ),
     ],
 )
 def test_faults_are_told_with_their_line(text: str, fault: str, tmp_path: Path) -> None:
