@@ -1,44 +1,33 @@
-"""`dnamamba info`: what a genome, model, run, file of embeddings or installation is; run curves."""
+"""`dnamamba info`: what a genome, model, run, file of results or installation is."""
 
 import json
-import math
 import platform
-import shlex
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
-from statistics import fmean
 from typing import Any, get_args
 
 import click
 import torch
 
 from dnamamba import __version__
-from dnamamba.config import to_dict
 from dnamamba.data.store import Store, find_store, open_store
 from dnamamba.data.tokenise import MANIFEST
-from dnamamba.errors import DnamambaError, InputError, UsageError
-from dnamamba.evaluation.plots import plot_run
+from dnamamba.errors import InputError, UsageError
 from dnamamba.inference import embeddings
 from dnamamba.kernels.dispatch import choose_scan_backend
-from dnamamba.log import logger, read_metrics
+from dnamamba.log import logger
 from dnamamba.models.backbone import Objective, Symmetry
-from dnamamba.models.classifier import is_classifier_folder, read_classifier_config
-from dnamamba.models.heads import LanguageModel
-from dnamamba.models.presets import preset, preset_name
+from dnamamba.models.presets import preset
 from dnamamba.models.pretrained import CONFIG, is_model_folder, load
 from dnamamba.pipelines import options, planner
-from dnamamba.pipelines.fitting import METRICS, PAGE, RESULTS
+from dnamamba.pipelines.info_run import RUN, describe_model, describe_run
 from dnamamba.pipelines.numbers import Count
+from dnamamba.pipelines.score_ism_output import describe_saturation
 from dnamamba.pipelines.table import print_table
-from dnamamba.training.checkpoint import list_states, state_step
 from dnamamba.training.footprint import Pass
-from dnamamba.training.monitor import AVERAGED
-from dnamamba.training.pace import overall
 
-RUN = "run.json"
 PACKAGES = ("torch", "triton", "numba", "numpy", "safetensors")
 
 
@@ -48,8 +37,8 @@ def info(path: Path | None = None) -> dict[str, Any]:
     Parameters
     ----------
     path
-        A FASTA (whose store is built where it is missing), a store, a model folder, a run folder or
-        a file of embeddings; None describes the installation.
+        A FASTA (whose store is built where it is missing), a store, a model folder, a run folder, a
+        file of embeddings or of saturation mutagenesis; None describes the installation.
 
     Returns
     -------
@@ -65,13 +54,13 @@ def info(path: Path | None = None) -> dict[str, Any]:
     if path is None:
         return _installation()
     if not path.is_dir():
-        return _embeddings(path) if path.suffix.lower() in embeddings.SUFFIXES else _genome(path)
+        return _file(path) if path.suffix.lower() in embeddings.SUFFIXES else _genome(path)
     if (path / MANIFEST).is_file():
         return _store(Store(path))
     if (path / RUN).is_file():
-        return _run(path)
+        return describe_run(path)
     if is_model_folder(path) or (path / CONFIG).is_file():
-        return {"kind": "model", "path": str(path), **_model(load(path))}
+        return {"kind": "model", "path": str(path), **describe_model(load(path))}
     raise InputError(
         f"{path}: neither a run ({RUN}), a model ({CONFIG}) nor a genome's store ({MANIFEST})"
     )
@@ -114,10 +103,11 @@ def _genome(path: Path) -> dict[str, Any]:
     return described if found else {**described, "state": "built just now"}
 
 
-def _embeddings(path: Path) -> dict[str, Any]:
-    described = embeddings.describe(path)
-    size = path.stat().st_size
-    return {"kind": "embeddings", "path": str(path), "size_bytes": size, **described}
+def _file(path: Path) -> dict[str, Any]:
+    saturation = describe_saturation(path)
+    described = embeddings.describe(path) if saturation is None else saturation
+    kind = "embeddings" if saturation is None else "saturation mutagenesis"
+    return {"kind": kind, "path": str(path), "size_bytes": path.stat().st_size, **described}
 
 
 def _store(store: Store) -> dict[str, Any]:
@@ -146,99 +136,6 @@ def _freshness(store: Store) -> str:
     if (stat.st_size, stat.st_mtime_ns) != (store.size, store.mtime_ns):
         return "stale: the FASTA has changed"
     return "fresh"
-
-
-def _model(model: LanguageModel) -> dict[str, Any]:
-    by_module: Counter[str] = Counter()
-    for name, parameter in model.named_parameters():
-        *_, module, last = name.split(".")
-        by_module[module if last in ("weight", "bias") else last] += parameter.numel()
-    return {
-        "preset": preset_name(model.config),
-        "parameters": model.parameters_count,
-        "parameters_by_module": dict(by_module),
-        "config": to_dict(model.config),
-    }
-
-
-def _run(folder: Path) -> dict[str, Any]:
-    path = folder / RUN
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        verb, argv, config = record["verb"], list(record["argv"]), record.get("config", {})
-        command, steps = shlex.join(argv), config.get("steps")
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: damaged ({error}); start the run again with --force") from error
-    states = list_states(folder)
-    last = state_step(states[0]) if states else None
-    finished = (folder / RESULTS).is_file()
-    return {
-        "kind": "run",
-        "path": str(folder),
-        "state": "finished"
-        if finished
-        else f"not finished; a resume goes on from step {last or 0}",
-        **({} if finished else {"resume": _resume_command(verb, argv)}),
-        **_progress(folder / METRICS, steps),
-        "last_checkpoint": last,
-        "plots": [str(plot) for plot in _plots(folder)] or None,
-        **_classifier(folder),
-        "run": {**record, "argv": command},
-        "model": _model(load(folder)) if is_model_folder(folder) else "not written yet",
-    }
-
-
-def _classifier(folder: Path) -> dict[str, Any]:
-    """Tell what a classifier's folder tells apart; nothing of another."""
-    if not is_classifier_folder(folder):
-        return {}
-    report = folder / PAGE
-    return {
-        "report": str(report) if report.is_file() else None,
-        "classifier": to_dict(read_classifier_config(folder)),
-    }
-
-
-def _resume_command(verb: str, argv: Sequence[str]) -> str | None:
-    """Return what to type where the run was started; None if that was not the command line."""
-    if list(argv[1:2]) != [verb]:
-        return None
-    kept = [word for word in argv[1:] if word not in ("--force", "--resume")]
-    return shlex.join(["dnamamba", *kept, "--resume"])
-
-
-def _progress(metrics: Path, steps: int | None) -> dict[str, Any]:
-    """Read from a metrics.tsv how far a run has come, how well it does and how fast."""
-    columns = read_metrics(metrics) if metrics.is_file() else {}
-    last = {name: next(filter(None, reversed(cells)), None) for name, cells in columns.items()}
-    held_out = {
-        name: float(cell) for name, cell in last.items() if name.startswith("valid_") and cell
-    }
-    bits = [float(cell) for cell in columns.get("train_bits", ()) if cell]
-    pace = overall(columns)
-    return {
-        "steps_done": int(last.get("step") or 0),
-        "steps": steps,
-        "bases_read": int(last.get("bases") or 0),
-        "train_bits": round(fmean(bits[-AVERAGED:]), 4) if bits else None,
-        "held_out": held_out or "not yet",
-        "bases_per_second": round(pace.bases_per_second) if pace else None,
-        "wait_share": round(pace.wait_share, 5) if pace else None,
-    }
-
-
-def _plots(folder: Path) -> list[Path]:
-    """Draw a run's plots, if its folder can be written."""
-    if not (folder / METRICS).is_file():
-        return []
-    try:
-        if is_classifier_folder(folder):
-            chance = math.log2(len(read_classifier_config(folder).classes))
-            return plot_run(folder, "window", chance)
-        return plot_run(folder)
-    except DnamambaError as error:
-        logger.warning("no plots: %s", error)
-        return []
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -287,8 +184,9 @@ def command(
 ) -> None:
     """Describe a genome, a model, a run, embeddings or this installation, or plan a run.
 
-    PATH is a FASTA file, its store, a file of embeddings (.h5ad, .parquet, .npz, .h5), a model
-    folder or a run folder, whose loss.png and throughput.png are drawn as far as it has come.
+    PATH is a FASTA file, its store, a file of embeddings (.h5ad, .parquet, .npz, .h5) or of score
+    --ism (.h5), a model folder or a run folder, whose loss.png and throughput.png are drawn as far
+    as it has come.
     Without it: versions, devices, and which backend will run here and why. With --plan: the memory
     and time of a forward and backward pass.
     """

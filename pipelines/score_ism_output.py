@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Any, Final
 
+import h5py
 import numpy as np
 
 from dnamamba.alphabet import DECODE
@@ -115,6 +116,31 @@ def _write_array(path: Path, found: Saturation, about: Mapping[str, str | int]) 
         region = found.region
         place = {"contig": region.contig, "start": region.start, "end": region.end}
         file.attrs.update({**place, **about, "description": RATIO})
+
+
+def describe_saturation(path: Path) -> dict[str, Any] | None:
+    """Say what an array of ours holds and how it was made; None of what is no such file."""
+    try:
+        with h5py.File(path) as file:
+            if "llr" not in file or "reference" not in file:
+                return None
+            attributes = {
+                name: value.item() if isinstance(value, np.generic) else value
+                for name, value in file.attrs.items()
+            }
+            ratios = file["llr"][:]
+    except OSError:
+        return None
+    contig, start, end = (attributes.pop(name) for name in ("contig", "start", "end"))
+    scored = ratios[~np.isnan(ratios)]
+    return {
+        "region": str(Region(contig, start, end)),
+        "bases": len(ratios),
+        "substitutions": scored.size,
+        "llr_mean": round(float(scored.mean()), 4) if scored.size else None,
+        "llr_lowest": round(float(scored.min()), 4) if scored.size else None,
+        **attributes,
+    }
 
 
 def _track(found: Saturation, about: Mapping[str, str | int]) -> Iterator[str]:

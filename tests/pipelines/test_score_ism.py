@@ -18,7 +18,7 @@ from dnamamba.models import pretrained
 from dnamamba.models.backbone import ModelConfig
 from dnamamba.models.heads import LanguageModel
 from dnamamba.pipelines import score_ism_output
-from tests.pipelines.runs import one_line
+from tests.pipelines.runs import one_line, table
 
 SUFFIXES = (".h5", ".bedgraph", ".png")
 Saturate = Callable[..., Path]
@@ -98,6 +98,21 @@ def test_the_array_is_that_of_the_variants_one_by_one(
             assert variant
             here, there = score(model, genome, [variant], context=64)[0]
             np.testing.assert_allclose(found, ((here + there) / 2, here, there), atol=1e-5)
+
+
+def test_info_describes_an_array(saturate: Saturate, capsys: pytest.CaptureFixture[str]) -> None:
+    path = saturate()
+    capsys.readouterr()
+    assert cli.run(["info", str(path)]) == 0
+    told = {row["key"]: row["value"] for row in table(capsys.readouterr().out)}
+    assert (told["kind"], told["region"]) == ("saturation mutagenesis", "chr1:96-107")
+    assert (told["bases"], told["substitutions"]) == ("12", "27")
+    with h5py.File(path) as file:
+        assert float(told["llr_lowest"]) == pytest.approx(np.nanmin(file["llr"][:]), abs=1e-4)
+        assert told["context"] == str(file.attrs["context"])
+    path.write_bytes(path.read_bytes()[:-100])
+    assert cli.run(["info", str(path)]) == 1
+    assert "damaged, or no embeddings" in one_line(capsys)
 
 
 def test_the_array_says_how_it_was_made(saturate: Saturate, gapped: Path) -> None:
@@ -306,12 +321,3 @@ def test_nothing_to_score_is_refused(
 ) -> None:
     assert cli.run(["score", str(gapped), "-m", str(backbone)]) == 2
     assert "VARIANTS: give a VCF; or --ism REGION, such as" in one_line(capsys)
-
-
-def test_info_says_that_it_is_no_embedding(
-    saturate: Saturate, capsys: pytest.CaptureFixture[str]
-) -> None:
-    output = saturate()
-    capsys.readouterr()
-    assert cli.run(["info", str(output)]) == 1
-    assert "x.h5: damaged, or no embeddings of dnamamba" in one_line(capsys)
