@@ -1,0 +1,209 @@
+"""A predictor: a backbone, and a linear head on what it makes of sequences of any lengths.
+
+Sequences of a batch are padded, and padding is never read where that would matter: a causal model
+reads it behind everything else, and what reads both ways gets the sequences packed end to end, each
+from a state of its own. In use both strands are read and their features averaged; in training the
+strand is the caller's choice.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dnamamba.alphabet import INVALID
+from dnamamba.errors import UsageError
+from dnamamba.models.backbone import State
+from dnamamba.models.block import Recompute
+from dnamamba.models.classifier import Pool
+from dnamamba.models.heads import LanguageModel
+
+PAD: Final = INVALID
+"""The code behind the end of a sequence."""
+_PADDED: Final = -1
+"""Its id."""
+
+
+@dataclass(frozen=True)
+class PredictorConfig:
+    """What is predicted, and from what.
+
+    Attributes
+    ----------
+    kind
+        One of several classes, any of several labels, or numbers.
+    names
+        Of the classes, labels or numbers, in the order of the outputs.
+    pool
+        What the head sees of the final hidden states.
+    centres, scales
+        Of numbers: outputs are multiplied by the one and shifted by the other.
+
+    Raises
+    ------
+    UsageError
+        For a single class, no name, or centres and scales that are not one for each number.
+    """
+
+    kind: Literal["classes", "labels", "values"]
+    names: tuple[str, ...]
+    pool: Pool = "mean"
+    centres: tuple[float, ...] = ()
+    scales: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.names) < 1 + (self.kind == "classes"):
+            raise UsageError(f"names: {len(self.names)} {self.kind}; there is nothing to predict")
+        wanted = len(self.names) if self.kind == "values" else 0
+        if not len(self.centres) == len(self.scales) == wanted:
+            raise UsageError(f"centres and scales: {wanted} of each are wanted for {self.kind}")
+
+
+class Sequences(NamedTuple):
+    """Ids of a batch, and how many bases each sequence has.
+
+    Attributes
+    ----------
+    ids
+        (batch, length) int64; behind the end of a sequence they mean nothing.
+    lengths
+        (batch,) int64.
+    """
+
+    ids: Tensor
+    lengths: Tensor
+
+    def flipped(self, complement: Tensor) -> "Sequences":
+        """Read each sequence on the other strand; padding stays behind."""
+        steps = torch.arange(self.ids.shape[1], device=self.ids.device)
+        back = (self.lengths[:, None] - 1 - steps) % self.ids.shape[1]
+        return Sequences(complement[self.ids.gather(1, back)], self.lengths)
+
+
+class Predictor(nn.Module):
+    """Predicts classes, labels or numbers of sequences.
+
+    Parameters
+    ----------
+    language
+        The model whose backbone reads; its own head is kept as it is, and not trained.
+    config
+        What is predicted.
+    """
+
+    centres: Tensor
+    scales: Tensor
+
+    def __init__(self, language: LanguageModel, config: PredictorConfig) -> None:
+        super().__init__()
+        self.language = language
+        self.config = config
+        if not language.config.tie_embeddings:
+            language.lm_head.requires_grad_(False)
+        width = language.config.d_model * (2 if config.pool == "both" else 1)
+        self.head = nn.Linear(width, len(config.names))
+        for name in ("centres", "scales"):
+            values = torch.tensor(getattr(config, name), dtype=torch.float32)
+            self.register_buffer(name, values, persistent=False)
+
+    @property
+    def recompute(self) -> Recompute:
+        """As `LanguageModel.recompute`."""
+        return self.language.recompute
+
+    @recompute.setter
+    def recompute(self, what: Recompute) -> None:
+        self.language.recompute = what
+
+    def tokens(self, codes: Tensor) -> Tensor:
+        """Turn (batch, length) store codes, `PAD` behind the ends, into ids for `nats`."""
+        return self.language.tokens(codes).masked_fill(codes == PAD, _PADDED)
+
+    def nats(
+        self,
+        ids: Tensor,
+        targets: Tensor,
+        state: State | None = None,
+        *,
+        return_state: bool = False,
+    ) -> tuple[Tensor, None]:
+        """Score what sequences are, as `LanguageModel.nats` scores bases.
+
+        Parameters
+        ----------
+        ids
+            (batch, length), from `tokens`; one strand is read.
+        targets
+            (batch, 1) int64 classes, (batch, labels) 0 or 1, or (batch, numbers) floats.
+
+        Returns
+        -------
+        Of the shape of `targets`, float32: minus the log-probability of the class, or of each
+        label, in nats; or half the squared error of each number, in squares of its scale. There is
+        no state.
+
+        Raises
+        ------
+        UsageError
+            For a state: what a sequence is cannot be told of a part of it.
+        """
+        if state is not None or return_state:
+            raise UsageError("a predictor reads sequences whole: it has no state to carry")
+        outputs = self.head(self.features(_sequences(ids)))
+        if self.config.kind == "classes":
+            nats = functional.cross_entropy(outputs, targets[:, 0], reduction="none")[:, None]
+        elif self.config.kind == "labels":
+            wanted = targets.to(outputs.dtype)
+            nats = functional.binary_cross_entropy_with_logits(outputs, wanted, reduction="none")
+        else:
+            nats = (outputs - (targets - self.centres) / self.scales).square() / 2
+        return nats, None
+
+    def features(self, sequences: Sequences) -> Tensor:
+        """Return what the head sees of one strand, (batch, width) float32."""
+        ids, lengths = sequences
+        inside = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+        ends = lengths - 1
+        if self.language.config.bidirectional:
+            index = torch.arange(len(ids), device=ids.device)
+            packed = index.repeat_interleave(lengths)[None].to(torch.int32)
+            found = self._hidden(ids[inside][None], packed)
+            hidden = found.new_zeros(*ids.shape, found.shape[-1])
+            hidden = hidden.masked_scatter(inside[..., None], found)
+        else:
+            hidden = self._hidden(ids.where(inside, ids[:, :1]), None)
+        last = hidden[torch.arange(len(ids), device=ids.device), ends].float()
+        if self.config.pool == "last":
+            return last
+        sums = hidden.masked_fill(~inside[..., None], 0).sum(1, dtype=torch.float32)
+        mean = sums / lengths[:, None]
+        return mean if self.config.pool == "mean" else torch.cat([last, mean], 1)
+
+    def _hidden(self, ids: Tensor, packed: Tensor | None) -> Tensor:
+        top = self.language.config.n_layer
+        (hidden,), _ = self.language.backbone.outputs(ids, (top,), seq_idx=packed)
+        return hidden
+
+    def predict(self, ids: Tensor) -> Tensor:
+        """Read both strands of ids from `tokens`.
+
+        Returns
+        -------
+        (batch, names) float64: the probability of each class or label, or the numbers.
+        """
+        sequences = _sequences(ids)
+        other = sequences.flipped(self.language.complement)
+        both = (self.features(sequences) + self.features(other)) / 2
+        outputs: Tensor = self.head(both).double()
+        if self.config.kind == "classes":
+            return outputs.softmax(1)
+        if self.config.kind == "labels":
+            return outputs.sigmoid()
+        return outputs * self.scales + self.centres
+
+
+def _sequences(ids: Tensor) -> Sequences:
+    lengths = (ids != _PADDED).sum(1)
+    return Sequences(ids.clamp_min(0), lengths)

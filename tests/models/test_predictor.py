@@ -1,0 +1,169 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dnamamba.errors import UsageError
+from dnamamba.models.classifier import Pool
+from dnamamba.models.heads import LanguageModel
+from dnamamba.models.mixers.mamba2 import Mamba2Config
+from dnamamba.models.predictor import PAD, Predictor, PredictorConfig
+from dnamamba.models.symmetry import reverse_complement
+
+Build = Callable[..., LanguageModel]
+POOLS: tuple[Pool, ...] = ("last", "mean", "both")
+FORMS: list[dict[str, Any]] = [
+    {},
+    {"objective": "masked", "bidirectional": True},
+    {"objective": "masked", "symmetry": "shared"},
+    {"mixers": ("mamba2", "mamba"), "mamba2": Mamba2Config(d_state=8, head_dim=8)},
+]
+SIZES = (7, 1, 12, 12)
+
+
+def name(form: dict[str, Any]) -> str:
+    """Name a form by the settings in it."""
+    return "-".join(form) or "causal"
+
+
+def build(model: LanguageModel, kind: str = "classes", pool: Pool = "mean") -> Predictor:
+    numbers = {"centres": (1.0, -2.0, 0.0), "scales": (3.0, 0.5, 1.0)} if kind == "values" else {}
+    config = PredictorConfig(kind, ("a", "b", "c"), pool, **numbers)  # type: ignore[arg-type]
+    built = Predictor(model, config)
+    torch.nn.init.normal_(built.head.weight)
+    built.language.double()
+    return built.eval()
+
+
+def draw() -> list[Tensor]:
+    torch.manual_seed(0)
+    return [torch.randint(4, (size,), dtype=torch.uint8) for size in SIZES]
+
+
+def batch(sequences: list[Tensor], more: int = 0) -> Tensor:
+    length = max(map(len, sequences)) + more
+    return torch.stack(
+        [functional.pad(each, (0, length - len(each)), value=PAD) for each in sequences]
+    )
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("form", FORMS, ids=name)
+def test_padding_and_neighbours_change_nothing(
+    form: dict[str, Any], pool: Pool, tiny_model: Build
+) -> None:
+    """Sequences of a batch against each by itself, both strands, and the hidden states' mean."""
+    built, sequences = build(tiny_model(**form), pool=pool), draw()
+    alone = torch.cat([built.predict(built.tokens(each[None])) for each in sequences])
+    for more in (0, 5):
+        found = built.predict(built.tokens(batch(sequences, more)))
+        torch.testing.assert_close(found, alone, atol=1e-6, rtol=1e-5)
+    ids = built.language.tokens(sequences[0][None])
+    strands = (ids, reverse_complement(ids, built.language.complement))
+    hidden = [built.language.backbone(strand)[0][0] for strand in strands]
+    seen = {
+        "last": sum(each[-1] for each in hidden) / 2,
+        "mean": sum(each.mean(0) for each in hidden) / 2,
+    }
+    wanted = torch.cat([seen[name] for name in ("last", "mean") if pool in (name, "both")])
+    outputs = built.head(wanted.float()).double().softmax(0)
+    torch.testing.assert_close(alone[0], outputs, atol=1e-6, rtol=1e-6)
+
+
+def test_both_strands_get_the_same_prediction(tiny_model: Build) -> None:
+    built, sequences = build(tiny_model()), draw()
+    others = [(3 - each).flip(0) for each in sequences]
+    found, other = (built.predict(built.tokens(batch(each))) for each in (sequences, others))
+    torch.testing.assert_close(found, other, atol=1e-6, rtol=1e-5)
+    targets = torch.zeros(4, 1).long()
+    nats, others_nats = (
+        built.nats(built.tokens(batch(each)), targets)[0] for each in (sequences, others)
+    )
+    assert not torch.allclose(nats, others_nats), "in training one strand is read"
+
+
+@pytest.mark.parametrize("kind", ["classes", "labels", "values"])
+@pytest.mark.parametrize("form", FORMS[:2], ids=name)
+def test_losses_are_those_of_one_strand(form: dict[str, Any], kind: str, tiny_model: Build) -> None:
+    built, sequences = build(tiny_model(**form), kind), draw()
+    targets = {
+        "classes": torch.tensor([[2], [0], [1], [2]]),
+        "labels": torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]]),
+        "values": torch.tensor([[1.5, 2, -3]] * 4, dtype=torch.float64),
+    }[kind]
+    nats, state = built.nats(built.tokens(batch(sequences)), targets)
+    assert state is None
+    assert nats.shape == targets.shape
+    top = built.language.config.n_layer
+    for row, each in enumerate(sequences):
+        ids = built.language.tokens(each[None])
+        (hidden,), _ = built.language.backbone.outputs(ids, (top,))
+        outputs = built.head(hidden.mean(1).float())[0]
+        if kind == "classes":
+            wanted = -outputs.log_softmax(0)[targets[row]]
+        elif kind == "labels":
+            signs = 2 * targets[row] - 1
+            wanted = -functional.logsigmoid(signs * outputs)
+        else:
+            scales = torch.tensor(built.config.scales)
+            numbers = outputs * scales + torch.tensor(built.config.centres)
+            wanted = ((numbers - targets[row]) / scales) ** 2 / 2
+        torch.testing.assert_close(nats[row].double(), wanted.double(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=name)
+def test_gradients_are_the_sums_of_sequences_alone(form: dict[str, Any], tiny_model: Build) -> None:
+    built, sequences = build(tiny_model(**form)).float(), draw()
+    targets = torch.tensor([[2], [0], [1], [2]])
+
+    def gradients(each: list[Tensor], wanted: Tensor) -> dict[str, Tensor]:
+        built.zero_grad()
+        built.nats(built.tokens(batch(each)), wanted)[0].sum().backward()
+        return {
+            name: parameter.grad.clone()
+            for name, parameter in built.named_parameters()
+            if parameter.grad is not None
+        }
+
+    together = gradients(sequences, targets)
+    alone = [gradients([each], targets[row][None]) for row, each in enumerate(sequences)]
+    assert "head.weight" in together
+    assert "language.backbone.embedding.weight" in together
+    for name, found in together.items():
+        wanted = torch.stack([each[name] for each in alone]).sum(0)
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-3)
+
+
+def test_predictions_are_probabilities_or_numbers(tiny_model: Build) -> None:
+    codes = batch(draw())
+    classes, labels, values = (
+        build(tiny_model(), kind) for kind in ("classes", "labels", "values")
+    )
+    torch.testing.assert_close(
+        classes.predict(classes.tokens(codes)).sum(1), torch.ones(4, dtype=torch.float64)
+    )
+    found = labels.predict(labels.tokens(codes))
+    assert ((found > 0) & (found < 1)).all()
+    with torch.no_grad():
+        values.head.weight.zero_()
+        values.head.bias.fill_(2.0)
+    numbers = values.predict(values.tokens(codes))
+    torch.testing.assert_close(numbers, torch.tensor([[7.0, -1.0, 2.0]] * 4).double())
+
+
+def test_what_is_refused(tiny_model: Build) -> None:
+    for kind, names, fault in (
+        ("classes", ("a",), "1 classes; there is nothing to predict"),
+        ("labels", (), "0 labels; there is nothing to predict"),
+        ("values", ("a",), "1 of each are wanted for values"),
+    ):
+        with pytest.raises(UsageError, match=fault):
+            PredictorConfig(kind, names)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="0 of each are wanted for classes"):
+        PredictorConfig("classes", ("a", "b"), centres=(1.0, 2.0), scales=(1.0, 1.0))
+    built = build(tiny_model())
+    with pytest.raises(UsageError, match="it has no state to carry"):
+        built.nats(built.tokens(batch(draw())), torch.zeros(4, 1).long(), return_state=True)
