@@ -5,24 +5,18 @@ reverse complement get the same call, and what tells strands apart is no noise. 
 is a model folder with two files more: classifier.json and classifier.safetensors, the heads.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as from_safetensors
-from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from dnamamba.config import from_dict, to_dict
 from dnamamba.errors import CheckpointError, UsageError
-from dnamamba.files import atomic_path, describe_os_error, write_text
-from dnamamba.models import pretrained
+from dnamamba.models import beside, pretrained
 from dnamamba.models.backbone import State
 from dnamamba.models.block import Recompute
 from dnamamba.models.heads import SCORED, LanguageModel
@@ -278,13 +272,8 @@ class Classifier(nn.Module):
 def save_classifier(classifier: Classifier, folder: Path, card: str) -> None:
     """Write a classifier into a folder; parameters and errors as in `pretrained.save`."""
     pretrained.save(classifier.language, folder, card)
-    heads = {
-        name: tensor.cpu().contiguous() for name, tensor in classifier.heads.state_dict().items()
-    }
-    with atomic_path(folder / HEADS) as temporary:
-        temporary.write_bytes(to_safetensors(heads, metadata={"format": "pt"}))
-    about = {"format": pretrained.FORMAT, **to_dict(classifier.config)}
-    write_text(folder / CONFIG, json.dumps(about, indent=2, sort_keys=True) + "\n")
+    beside.write_weights(folder / HEADS, classifier.heads)
+    beside.write_config(folder / CONFIG, classifier.config)
 
 
 def is_classifier_folder(folder: Path) -> bool:
@@ -310,15 +299,7 @@ def load_classifier(folder: Path | str, device: torch.device | str = "cpu") -> C
     config = read_classifier_config(folder)
     with torch.random.fork_rng(devices=[]):
         classifier = Classifier(language, config)
-    path = folder / HEADS
-    try:
-        classifier.heads.load_state_dict(from_safetensors(path.read_bytes()))
-    except OSError as error:
-        raise CheckpointError(str(describe_os_error(error, path))) from error
-    except (SafetensorError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path}: damaged, or not of this classifier; fit it again"
-        ) from error
+    beside.read_weights(folder / HEADS, classifier.heads, "this classifier")
     return classifier.to(device).eval()
 
 
@@ -330,19 +311,4 @@ def read_classifier_config(folder: Path) -> ClassifierConfig:
     CheckpointError
         If it cannot be read, or is of another format.
     """
-    path = folder / CONFIG
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        version = values.pop("format", None)
-        if version != pretrained.FORMAT:
-            raise CheckpointError(
-                f"{path}: format is {version!r}, and this dnamamba reads {pretrained.FORMAT}; "
-                "pip install -U dnamamba"
-            )
-        return from_dict(ClassifierConfig, values, str(path))
-    except OSError as error:
-        raise CheckpointError(str(describe_os_error(error, path))) from error
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path}: damaged: {error}") from error
-    except UsageError as error:
-        raise CheckpointError(str(error)) from error
+    return beside.read_config(folder / CONFIG, ClassifierConfig)

@@ -7,6 +7,7 @@ strand is the caller's choice.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dnamamba.alphabet import INVALID
-from dnamamba.errors import UsageError
+from dnamamba.errors import CheckpointError, UsageError
+from dnamamba.models import beside, pretrained
 from dnamamba.models.backbone import State
 from dnamamba.models.block import Recompute
 from dnamamba.models.classifier import Pool
@@ -24,6 +26,8 @@ PAD: Final = INVALID
 """The code behind the end of a sequence."""
 _PADDED: Final = -1
 """Its id."""
+CONFIG: Final = "predictor.json"
+HEAD: Final = "predictor.safetensors"
 
 
 @dataclass(frozen=True)
@@ -207,3 +211,37 @@ class Predictor(nn.Module):
 def _sequences(ids: Tensor) -> Sequences:
     lengths = (ids != _PADDED).sum(1)
     return Sequences(ids.clamp_min(0), lengths)
+
+
+def save_predictor(predictor: Predictor, folder: Path, card: str) -> None:
+    """Write a predictor into a folder; parameters and errors as in `pretrained.save`."""
+    pretrained.save(predictor.language, folder, card)
+    beside.write_weights(folder / HEAD, predictor.head)
+    beside.write_config(folder / CONFIG, predictor.config)
+
+
+def is_predictor_folder(folder: Path) -> bool:
+    """Tell whether `folder` holds what `save_predictor` writes."""
+    return pretrained.is_model_folder(folder) and (folder / CONFIG).is_file()
+
+
+def load_predictor(folder: Path | str, device: torch.device | str = "cpu") -> Predictor:
+    """Read a predictor that `save_predictor` wrote, in eval mode.
+
+    Raises
+    ------
+    CheckpointError
+        As `pretrained.load`; and for a model that is no predictor, or whose head does not fit.
+    """
+    folder = Path(folder)
+    language = pretrained.load(folder, device)
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(
+            f"{folder}: a language model, and no predictor: fit one from it with "
+            f"dnamamba finetune TRAIN -m {folder}"
+        )
+    config = beside.read_config(folder / CONFIG, PredictorConfig)
+    with torch.random.fork_rng(devices=[]):
+        predictor = Predictor(language, config)
+    beside.read_weights(folder / HEAD, predictor.head, "this predictor")
+    return predictor.to(device).eval()

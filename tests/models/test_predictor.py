@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -6,11 +7,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dnamamba.errors import UsageError
+from dnamamba.errors import CheckpointError, UsageError
+from dnamamba.models import beside, pretrained
 from dnamamba.models.classifier import Pool
 from dnamamba.models.heads import LanguageModel
 from dnamamba.models.mixers.mamba2 import Mamba2Config
-from dnamamba.models.predictor import PAD, Predictor, PredictorConfig
+from dnamamba.models.predictor import (
+    PAD,
+    Predictor,
+    PredictorConfig,
+    is_predictor_folder,
+    load_predictor,
+    save_predictor,
+)
 from dnamamba.models.symmetry import reverse_complement
 
 Build = Callable[..., LanguageModel]
@@ -152,6 +161,30 @@ def test_predictions_are_probabilities_or_numbers(tiny_model: Build) -> None:
         values.head.bias.fill_(2.0)
     numbers = values.predict(values.tokens(codes))
     torch.testing.assert_close(numbers, torch.tensor([[7.0, -1.0, 2.0]] * 4).double())
+
+
+@pytest.mark.parametrize("kind", ["classes", "labels", "values"])
+def test_a_folder_gives_the_same_predictions(kind: str, tiny_model: Build, tmp_path: Path) -> None:
+    built = build(tiny_model(), kind)
+    built.language.float()
+    save_predictor(built, tmp_path, "card")
+    assert is_predictor_folder(tmp_path)
+    again = load_predictor(tmp_path)
+    again.language.backend = built.language.backend
+    codes = batch(draw())
+    assert torch.equal(again.predict(again.tokens(codes)), built.predict(built.tokens(codes)))
+    assert again.config == built.config
+    assert not again.training
+    pretrained.load(tmp_path)
+    (tmp_path / "predictor.json").unlink()
+    with pytest.raises(CheckpointError, match="a language model, and no predictor: fit one from"):
+        load_predictor(tmp_path)
+    save_predictor(build(tiny_model(), kind, "both"), tmp_path / "both", "card")
+    (tmp_path / "both" / "predictor.safetensors").replace(tmp_path / "predictor.safetensors")
+    (tmp_path / "both" / "predictor.json").replace(tmp_path / "other.json")
+    beside.write_config(tmp_path / "predictor.json", built.config)
+    with pytest.raises(CheckpointError, match="damaged, or not of this predictor"):
+        load_predictor(tmp_path)
 
 
 def test_what_is_refused(tiny_model: Build) -> None:
