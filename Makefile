@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Processes that test side by side, one on each core.
+BESIDE := -n auto --maxprocesses 8 --dist worksteal
 
 .PHONY: pretrain test slow check format clean
 
@@ -10,10 +12,10 @@ pretrain: $(VENV)/installed  ## the main job on the bundled sample, on two CPU c
 		--preset 250k --length 1024 --batch 2 --tokens 1M --force -o runs/sample
 
 test: $(VENV)/installed  ## the CPU tests
-	$(BIN)/python -m pytest -m "not gpu and not slow"
+	$(BIN)/python -m pytest $(BESIDE) -m "not gpu and not slow"
 
 slow: $(VENV)/installed  ## what the quick tests leave out
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest $(BESIDE) -m "slow and not gpu"
 
 check: $(VENV)/installed  ## format, lint, types, floors
 	$(BIN)/ruff format --check .

@@ -10,12 +10,25 @@ import torch
 
 from dnamamba.log import logger
 
+# Of several processes that test side by side, each keeps to a core of its own: threads that wait
+# for one another in busy loops would take it from the others.
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+if _WORKER and hasattr(os, "sched_setaffinity"):
+    _cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {_cores[int(_WORKER) % len(_cores)]})
+    torch.set_num_threads(1)
+
 # Without a GPU, Triton's kernels are tested in its interpreter, which this asks for before a kernel
 # is defined.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name bytes by their number: those of gzip differ from one process to the next."""
+    return f"{len(val)} bytes" if isinstance(val, bytes) else None
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ def write(folder: Path, data: str | bytes, name: str = "t.csv") -> Path:
         "\ufeff" + TEXT.rstrip("\n"),
         gzip.compress(TEXT.encode()),
     ],
+    ids=("csv", "tsv", "crlf", "bom", "gzip"),
 )
 def test_columns_are_text(data: str | bytes, tmp_path: Path) -> None:
     table = read_table(write(tmp_path, data))

@@ -145,6 +145,7 @@ WRONG = gzip.compress(b">CM1.2\nACGT\n")
         (FASTA, ["cut without length"], "truncated gzip"),
         (b"<html>busy</html>", [], "looks like HTML"),
     ],
+    ids=("wrong", "broken", "cut", "cut without length", "html"),
 )
 def test_what_is_not_the_assembly_is_removed(
     served: bytes,
