@@ -1,10 +1,14 @@
 """Labelled sequences: a table with a sequence and its labels in each row."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from dnamamba.alphabet import Codes, encode
+import numpy as np
+from numpy.typing import NDArray
+
+from dnamamba.alphabet import BASE, Codes, encode, reverse_complement
 from dnamamba.data.table import Table, empty_cells, read_table
 from dnamamba.errors import InputError
 
@@ -71,3 +75,10 @@ def read_examples(
     if faults:
         raise InputError(f"{table.source}: {'; '.join(faults)}")
     return Examples(codes, table)
+
+
+def are_new(sequences: Sequence[Codes], train: Sequence[Codes]) -> NDArray[np.bool_]:
+    """Tell which sequences do not stand in train, on neither strand, soft-masked or not."""
+    seen = {(codes & np.uint8(BASE)).tobytes() for codes in train}
+    seen |= {reverse_complement(codes & np.uint8(BASE)).tobytes() for codes in train}
+    return np.array([(codes & np.uint8(BASE)).tobytes() not in seen for codes in sequences], bool)

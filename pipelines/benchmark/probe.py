@@ -9,7 +9,7 @@ TRAIN, too, a second row is of those that do not.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dnamamba.alphabet import BASE, Codes, N, reverse_complement
-from dnamamba.data.examples import Examples, read_examples
+from dnamamba.alphabet import BASE, Codes, N
+from dnamamba.data.examples import Examples, are_new, read_examples
 from dnamamba.errors import InputError
 from dnamamba.evaluation.calls import Calls
 from dnamamba.evaluation.controls import KMERS, tune_control
@@ -118,13 +118,6 @@ def make_task(train: Examples, test: Examples, seed: int) -> Task:
         np.array([numbers[label] for label in test.labels]),
         new,
     )
-
-
-def are_new(sequences: Sequence[Codes], train: Sequence[Codes]) -> NDArray[np.bool_]:
-    """Tell which sequences do not stand in train, on neither strand."""
-    seen = {codes.tobytes() for codes in train}
-    seen |= {reverse_complement(codes).tobytes() for codes in train}
-    return np.array([codes.tobytes() not in seen for codes in sequences])
 
 
 def benchmark_probe(task: Task, models: dict[str, Model], k: int) -> Iterator[Row]:

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from dnamamba.alphabet import decode
-from dnamamba.data.examples import read_examples
+from dnamamba.alphabet import decode, encode
+from dnamamba.data.examples import are_new, read_examples
 from dnamamba.errors import InputError
 
 
@@ -58,3 +58,9 @@ def test_faults_are_told_with_their_line(text: str, fault: str, tmp_path: Path) 
     with pytest.raises(InputError, match=fault) as caught:
         read_examples(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_sequence_is_known_on_either_strand() -> None:
+    train = [encode("ACGTT"), encode("AAA")]
+    tested = [encode(text) for text in ("AACGT", "TTT", "ACGT", "acgtT", "AAAA")]
+    assert are_new(tested, train).tolist() == [False, False, True, False, True]

@@ -5,8 +5,6 @@ import numpy as np
 import pytest
 
 from dnamamba import cli
-from dnamamba.alphabet import encode
-from dnamamba.pipelines.benchmark.probe import are_new
 from tests.pipelines.runs import one_line, table
 
 RANDOM = np.random.default_rng(0)
@@ -54,12 +52,6 @@ def test_probes_are_tested_on_the_same_sequences(
     for row, against in zip(rows[2:], rows[:2] * 2, strict=True):
         gain = float(row["accuracy"]) - float(against["accuracy"])
         assert float(row["gain"]) == pytest.approx(gain, abs=1e-5)
-
-
-def test_a_sequence_is_known_on_either_strand() -> None:
-    train = [encode("ACGTT"), encode("AAA")]
-    tested = [encode(text) for text in ("AACGT", "TTT", "ACGT", "ACGTT", "AAAA")]
-    assert are_new(tested, train).tolist() == [False, False, True, False, True]
 
 
 @pytest.mark.parametrize(
