@@ -200,11 +200,13 @@ def _own_device(device: torch.device) -> torch.device:
 def _is_news(store: dist.distributed_c10d.Store, error: DnamambaError) -> bool:
     """Tell whether no other process has said an error, or its cause, before."""
     try:
+        # Whoever comes second with the same words counts nothing: it may overtake the first.
+        if store.add(f"error: {error}", 1) > 1:
+            return False
         is_first = store.add("errors", 1) == 1
-        is_new = store.add(f"error: {error}", 1) == 1
     except RuntimeError:  # torchrun itself is gone
         return True
-    return is_first or (is_new and not isinstance(error, LostProcessError))
+    return is_first or not isinstance(error, LostProcessError)
 
 
 def form(device: torch.device, parts: int = 1) -> Processes:

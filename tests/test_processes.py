@@ -1,10 +1,12 @@
 """Who does what, alone and among others; agreement itself is tested in tests/training."""
 
+from collections import Counter
+
 import pytest
 import torch
 
-from dnamamba.errors import UsageError
-from dnamamba.processes import ALONE, Processes, join
+from dnamamba.errors import DnamambaError, UsageError
+from dnamamba.processes import ALONE, LostProcessError, Processes, _is_news, join
 
 CPU = torch.device("cpu")
 
@@ -45,3 +47,46 @@ def test_alone_no_window_can_be_split() -> None:
         join(CPU, 2),
     ):
         pytest.fail("it went on")
+
+
+class Overtaken:
+    """A store on which another process says its error after the first `calls` of this one."""
+
+    def __init__(self, calls: int, other: DnamambaError) -> None:
+        self.counts: Counter[str] = Counter()
+        self.calls, self.other = calls, other
+        self.said: bool | None = None
+
+    def add(self, key: str, count: int) -> int:
+        if self.calls == 0 and self.said is None:
+            self.said = False  # what follows are calls of the other
+            self.said = _is_news(self, self.other)  # type: ignore[arg-type]
+        self.calls -= 1
+        self.counts[key] += count
+        return self.counts[key]
+
+
+@pytest.mark.parametrize("calls", [0, 1])
+@pytest.mark.parametrize(
+    ("mine", "other", "told"),
+    [
+        (UsageError("x"), UsageError("x"), 1),
+        (UsageError("x"), UsageError("y"), 2),
+        (LostProcessError("x"), LostProcessError("x"), 1),
+    ],
+    ids=("alike", "unlike", "lost"),
+)
+def test_an_error_of_all_is_said_once_whoever_overtakes(
+    mine: DnamambaError, other: DnamambaError, told: int, calls: int
+) -> None:
+    store = Overtaken(calls, other)
+    said = _is_news(store, mine)  # type: ignore[arg-type]
+    if store.said is None:
+        store.said = _is_news(store, other)  # type: ignore[arg-type]
+    assert said + store.said == told
+
+
+def test_who_lost_another_is_silent_where_the_cause_was_told() -> None:
+    store = Overtaken(-1, UsageError("x"))
+    assert _is_news(store, UsageError("x"))  # type: ignore[arg-type]
+    assert not _is_news(store, LostProcessError("y"))  # type: ignore[arg-type]
