@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -197,7 +197,14 @@ def _own_device(device: torch.device) -> torch.device:
     return device
 
 
-def _is_news(store: dist.distributed_c10d.Store, error: DnamambaError) -> bool:
+class _Tally(Protocol):
+    """What of a store an error needs: counts that all processes add to."""
+
+    def add(self, key: str, amount: int, /) -> int:
+        """Add to a count, and return it."""
+
+
+def _is_news(store: _Tally, error: DnamambaError) -> bool:
     """Tell whether no other process has said an error, or its cause, before."""
     try:
         # Whoever comes second with the same words counts nothing: it may overtake the first.

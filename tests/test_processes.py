@@ -57,12 +57,12 @@ class Overtaken:
         self.calls, self.other = calls, other
         self.said: bool | None = None
 
-    def add(self, key: str, count: int) -> int:
+    def add(self, key: str, amount: int, /) -> int:
         if self.calls == 0 and self.said is None:
             self.said = False  # what follows are calls of the other
-            self.said = _is_news(self, self.other)  # type: ignore[arg-type]
+            self.said = _is_news(self, self.other)
         self.calls -= 1
-        self.counts[key] += count
+        self.counts[key] += amount
         return self.counts[key]
 
 
@@ -80,13 +80,13 @@ def test_an_error_of_all_is_said_once_whoever_overtakes(
     mine: DnamambaError, other: DnamambaError, told: int, calls: int
 ) -> None:
     store = Overtaken(calls, other)
-    said = _is_news(store, mine)  # type: ignore[arg-type]
+    said = _is_news(store, mine)
     if store.said is None:
-        store.said = _is_news(store, other)  # type: ignore[arg-type]
+        store.said = _is_news(store, other)
     assert said + store.said == told
 
 
 def test_who_lost_another_is_silent_where_the_cause_was_told() -> None:
     store = Overtaken(-1, UsageError("x"))
-    assert _is_news(store, UsageError("x"))  # type: ignore[arg-type]
-    assert not _is_news(store, LostProcessError("y"))  # type: ignore[arg-type]
+    assert _is_news(store, UsageError("x"))
+    assert not _is_news(store, LostProcessError("y"))

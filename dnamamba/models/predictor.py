@@ -22,6 +22,8 @@ from dnamamba.models.block import Recompute
 from dnamamba.models.classifier import Pool
 from dnamamba.models.heads import LanguageModel
 
+Kind = Literal["classes", "labels", "values"]
+"""What is predicted: one of several classes, any of several labels, or numbers."""
 PAD: Final = INVALID
 """The code behind the end of a sequence."""
 _PADDED: Final = -1
@@ -37,7 +39,7 @@ class PredictorConfig:
     Attributes
     ----------
     kind
-        One of several classes, any of several labels, or numbers.
+        Which of the three.
     names
         Of the classes, labels or numbers, in the order of the outputs.
     pool
@@ -51,7 +53,7 @@ class PredictorConfig:
         For a single class, no name, or centres and scales that are not one for each number.
     """
 
-    kind: Literal["classes", "labels", "values"]
+    kind: Kind
     names: tuple[str, ...]
     pool: Pool = "mean"
     centres: tuple[float, ...] = ()

@@ -6,7 +6,7 @@ counted: Python's start, a small job, and on a GPU the same job once before, bec
 and the last ones of all have kernels compiled for them. `outside` is the share of the job's
 seconds that are not the model's: 1 - passes / job, where passes is what the same calls of
 `Backbone.outputs` take from ids on the device to hidden states on the device. On a GPU the calls
-are timed in a second job, because that means to wait for the GPU before and after each.
+are timed in a job of their own, because that means to wait for the GPU before and after each.
 
 `transformers` reads the same windows with that package's MambaModel, of the same weights and in the
 same precision, on a GPU as many at once where memory allows, and pools them to their mean; nothing

@@ -14,6 +14,7 @@ from dnamamba.models.heads import LanguageModel
 from dnamamba.models.mixers.mamba2 import Mamba2Config
 from dnamamba.models.predictor import (
     PAD,
+    Kind,
     Predictor,
     PredictorConfig,
     is_predictor_folder,
@@ -31,6 +32,8 @@ FORMS: list[dict[str, Any]] = [
     {"mixers": ("mamba2", "mamba"), "mamba2": Mamba2Config(d_state=8, head_dim=8)},
 ]
 SIZES = (7, 1, 12, 12)
+NUMBERS = {"values": ((1.0, -2.0, 0.0), (3.0, 0.5, 1.0))}
+"""Centres and scales, by kind."""
 
 
 def name(form: dict[str, Any]) -> str:
@@ -38,9 +41,8 @@ def name(form: dict[str, Any]) -> str:
     return "-".join(form) or "causal"
 
 
-def build(model: LanguageModel, kind: str = "classes", pool: Pool = "mean") -> Predictor:
-    numbers = {"centres": (1.0, -2.0, 0.0), "scales": (3.0, 0.5, 1.0)} if kind == "values" else {}
-    config = PredictorConfig(kind, ("a", "b", "c"), pool, **numbers)  # type: ignore[arg-type]
+def build(model: LanguageModel, kind: Kind = "classes", pool: Pool = "mean") -> Predictor:
+    config = PredictorConfig(kind, ("a", "b", "c"), pool, *NUMBERS.get(kind, ()))
     built = Predictor(model, config)
     torch.nn.init.normal_(built.head.weight)
     built.language.double()
@@ -96,7 +98,9 @@ def test_both_strands_get_the_same_prediction(tiny_model: Build) -> None:
 
 @pytest.mark.parametrize("kind", ["classes", "labels", "values"])
 @pytest.mark.parametrize("form", FORMS[:2], ids=name)
-def test_losses_are_those_of_one_strand(form: dict[str, Any], kind: str, tiny_model: Build) -> None:
+def test_losses_are_those_of_one_strand(
+    form: dict[str, Any], kind: Kind, tiny_model: Build
+) -> None:
     built, sequences = build(tiny_model(**form), kind), draw()
     targets = {
         "classes": torch.tensor([[2], [0], [1], [2]]),
@@ -164,7 +168,7 @@ def test_predictions_are_probabilities_or_numbers(tiny_model: Build) -> None:
 
 
 @pytest.mark.parametrize("kind", ["classes", "labels", "values"])
-def test_a_folder_gives_the_same_predictions(kind: str, tiny_model: Build, tmp_path: Path) -> None:
+def test_a_folder_gives_the_same_predictions(kind: Kind, tiny_model: Build, tmp_path: Path) -> None:
     built = build(tiny_model(), kind)
     built.language.float()
     save_predictor(built, tmp_path, "card")
@@ -188,13 +192,14 @@ def test_a_folder_gives_the_same_predictions(kind: str, tiny_model: Build, tmp_p
 
 
 def test_what_is_refused(tiny_model: Build) -> None:
-    for kind, names, fault in (
+    refused: tuple[tuple[Kind, tuple[str, ...], str], ...] = (
         ("classes", ("a",), "1 classes; there is nothing to predict"),
         ("labels", (), "0 labels; there is nothing to predict"),
         ("values", ("a",), "1 of each are wanted for values"),
-    ):
+    )
+    for kind, names, fault in refused:
         with pytest.raises(UsageError, match=fault):
-            PredictorConfig(kind, names)  # type: ignore[arg-type]
+            PredictorConfig(kind, names)
     with pytest.raises(UsageError, match="0 of each are wanted for classes"):
         PredictorConfig("classes", ("a", "b"), centres=(1.0, 2.0), scales=(1.0, 1.0))
     built = build(tiny_model())
