@@ -12,7 +12,7 @@ from dnamamba.evaluation.contest import Contest
 LONGEST: Final = 1 << 20
 """The longest context."""
 FEWEST: Final = 2
-"""Stretches of a context that every species must have."""
+"""Stretches of a longer context that every species must have for it to be reported."""
 
 
 def longer_contests(
@@ -33,7 +33,7 @@ def longer_contests(
 
     Returns
     -------
-    A contest for each context up to `LONGEST`, while every species has `FEWEST` stretches of it.
+    A contest for each context up to `LONGEST` of which there is a stretch.
     """
     contests = []
     combined = 4
@@ -44,6 +44,19 @@ def longer_contests(
         contests.append(longer)
         combined *= 4
     return contests
+
+
+def with_enough(contests: Sequence[Contest]) -> list[Contest]:
+    """Leave out longer contexts of which a species has fewer than `FEWEST` stretches.
+
+    They are left out of reports alone: pooled, the folds of a cross-validation may have enough.
+    """
+
+    def fewest(contest: Contest) -> int:
+        calls = contest.model
+        return int(np.bincount(calls.labels, minlength=len(calls.classes)).min())
+
+    return [each for each in contests if each.combined == 1 or fewest(each) >= FEWEST]
 
 
 def _combine(
@@ -58,9 +71,9 @@ def _combine(
         if len(inside) == combined:
             stretches.append(stretch)
             members.append(inside)
-    labels = np.array([stretch.species for stretch in stretches], np.int64)
-    if np.bincount(labels, minlength=len(species)).min() < FEWEST:
+    if not stretches:
         return None
+    labels = np.array([stretch.species for stretch in stretches], np.int64)
     loci = np.array(group_by_locus(species, stretches))
 
     def combine_all(calls: Calls) -> Calls:

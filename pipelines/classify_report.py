@@ -40,7 +40,7 @@ from dnamamba.evaluation.plots import plot_run
 from dnamamba.evaluation.plots_calls import plot_confusion, plot_contexts, plot_reliability
 from dnamamba.log import logger, progress
 from dnamamba.pipelines.classify_config import contexts_of
-from dnamamba.pipelines.classify_evidence import longer_contests
+from dnamamba.pipelines.classify_evidence import longer_contests, with_enough
 from dnamamba.pipelines.classify_job import Fit, calls_of
 from dnamamba.pipelines.classify_run import save
 from dnamamba.pipelines.fitting import METRICS, PAGE, RESULTS
@@ -146,13 +146,14 @@ def write_report(
         For the page.
     """
     contest = own(contests)
-    table = rows(contests, MODEL)
+    reported = with_enough(contests)
+    table = rows(reported, MODEL)
     write_calls(folder / CALLS, contest, places)
     trained = [METRICS] if (folder / METRICS).exists() else []  # a probe is not
     write_page(
         folder / PAGE,
         title=f"Telling {', '.join(contest.model.classes)} apart",
-        verdict=verdict(contests, MODEL),
+        verdict=verdict(reported, MODEL),
         facts=facts,
         table=table,
         images=_plots(folder, contest, table),
@@ -164,7 +165,7 @@ def write_report(
 
 def show(folder: Path) -> None:
     """Print the table of a finished run, and say what came of it."""
-    contests, _ = load_contests(folder / CONTESTS)
+    contests = with_enough(load_contests(folder / CONTESTS)[0])
     print_table(COLUMNS, [_cells(row) for row in rows(contests, MODEL)])
     logger.info(verdict(contests, MODEL))
     logger.info("the report is %s", folder / PAGE)

@@ -60,13 +60,19 @@ def load_contests(path: Path) -> tuple[list[Contest], list[Place]]:
 
 
 def pool(folds: Sequence[tuple[list[Contest], list[Place]]]) -> tuple[list[Contest], list[Place]]:
-    """Join the contests of the folds of a cross-validation, at the contexts that all have."""
+    """Join the contests of the folds of a cross-validation, context by context.
+
+    A fold too short for a context has no part in it.
+    """
+    same: dict[tuple[int, int], list[Contest]] = {}
+    for contests, _ in folds:
+        for contest in contests:
+            same.setdefault((contest.length, contest.combined), []).append(contest)
     pooled = []
-    for same in zip(*(contests for contests, _ in folds), strict=False):
+    for (length, combined), parts in sorted(same.items()):
         controls = {
-            name: pool_folds([contest.controls[name] for contest in same])
-            for name in same[0].controls
+            name: pool_folds([part.controls[name] for part in parts]) for name in parts[0].controls
         }
-        model = pool_folds([contest.model for contest in same])
-        pooled.append(Contest(same[0].length, model, controls, same[0].combined))
+        model = pool_folds([part.model for part in parts])
+        pooled.append(Contest(length, model, controls, combined))
     return pooled, [place for _, places in folds for place in places]

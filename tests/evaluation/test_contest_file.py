@@ -45,10 +45,11 @@ def test_folds_are_pooled_context_by_context() -> None:
     assert len(places) == 24
 
 
-def test_a_context_that_a_fold_lacks_is_not_pooled() -> None:
+def test_a_fold_too_short_for_a_context_has_no_part_in_it() -> None:
     (one, places), (other, others) = contests(0), contests(1)
-    pooled, _ = pool([(one, places), (other[:1], others)])
-    assert [contest.length for contest in pooled] == [1024]
+    pooled, _ = pool([(other[:1], others), (one, places)])
+    assert [(contest.length, contest.loci) for contest in pooled] == [(1024, 24), (4096, 3)]
+    assert np.array_equal(pooled[1].model.probabilities, one[1].model.probabilities)
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", None])

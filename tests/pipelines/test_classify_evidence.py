@@ -11,7 +11,7 @@ from dnamamba.data.tracks import LabelledWindow, Track, Tracks, tile_tracks
 from dnamamba.evaluation.calls import Calls, combine
 from dnamamba.evaluation.contest import Contest
 from dnamamba.pipelines import classify_evidence
-from dnamamba.pipelines.classify_evidence import longer_contests
+from dnamamba.pipelines.classify_evidence import longer_contests, with_enough
 
 LENGTH = 10
 
@@ -41,8 +41,8 @@ def test_neighbouring_windows_are_combined(species: Tracks) -> None:
     windows = tile_tracks(species, LENGTH)
     before = contest(windows)
     longer = longer_contests(before, species, windows)
-    assert [(each.length, each.combined) for each in longer] == [(40, 4)], "one of 160 is too few"
-    (found,) = longer
+    assert [(each.length, each.combined) for each in longer] == [(40, 4), (160, 16)]
+    found = longer[0]
     assert found.model.labels.tolist() == [0] * 4 + [1] * 4
     assert found.model.loci.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
     rows = [range(0, 4), range(4, 8), range(8, 12), range(12, 16)]
@@ -70,3 +70,13 @@ def test_contexts_end(species: Tracks, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [each.length for each in longer_contests(before, species, windows)] == [20, 80]
     monkeypatch.setattr(classify_evidence, "LONGEST", 79)
     assert [each.length for each in longer_contests(before, species, windows)] == [20]
+
+
+def test_contexts_with_few_stretches_of_a_species_are_not_reported(species: Tracks) -> None:
+    windows = tile_tracks(species, LENGTH)
+    before = contest(windows)
+    longer = longer_contests(before, species, windows)
+    assert longer[1].model.labels.tolist() == [0], "the tracks of the second are too short"
+    assert with_enough([before, *longer]) == [before, longer[0]]
+    few = contest(windows[:1] + windows[-1:])
+    assert with_enough([few]) == [few], "contexts that the model reads are"
