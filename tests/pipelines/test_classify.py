@@ -136,7 +136,9 @@ def test_every_fold_in_turn(
     folds = [table((output / f"fold-{fold}" / "results.tsv").read_text()) for fold in range(1, 5)]
     pooled = table((output / "results.tsv").read_text())
     assert [row["name"] for row in pooled] == [row["name"] for row in shown]
-    for row, *parts in zip(pooled, *folds, strict=True):
+    longest = [row for row in pooled if row["context"] == "2048"]
+    assert {row["windows"] for row in longest} == {"12"}, "one of each species is too few for a fold"
+    for row, *parts in zip(pooled[: -len(longest)], *folds, strict=True):
         assert int(row["windows"]) == sum(int(part["windows"]) for part in parts)
         assert int(row["loci"]) == sum(int(part["loci"]) for part in parts)
         mean = sum(float(part["accuracy"]) * int(part["windows"]) for part in parts)
