@@ -137,7 +137,7 @@ def test_every_fold_in_turn(
     pooled = table((output / "results.tsv").read_text())
     assert [row["name"] for row in pooled] == [row["name"] for row in shown]
     longest = [row for row in pooled if row["context"] == "2048"]
-    assert {row["windows"] for row in longest} == {"12"}, "one of each species is too few for a fold"
+    assert {row["windows"] for row in longest} == {"12"}, "one a fold is too few for its own"
     for row, *parts in zip(pooled[: -len(longest)], *folds, strict=True):
         assert int(row["windows"]) == sum(int(part["windows"]) for part in parts)
         assert int(row["loci"]) == sum(int(part["loci"]) for part in parts)
