@@ -1,13 +1,14 @@
 """What stands beside a language model in its folder: a config and the tensors of a head, ours."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
-from torch import nn
+from torch import Tensor, nn
 
 from dnamamba.config import from_dict, to_dict
 from dnamamba.errors import CheckpointError, UsageError
@@ -49,10 +50,8 @@ def read_config(path: Path, kind: type[Config]) -> Config:
 
 
 def write_weights(path: Path, module: nn.Module) -> None:
-    """Write a module's tensors; the same ones give the same bytes."""
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in module.state_dict().items()}
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(to_safetensors(tensors, metadata={"format": "pt"}))
+    """Write a module's tensors, as `write_tensors` does."""
+    write_tensors(path, module.state_dict())
 
 
 def read_weights(path: Path, module: nn.Module, what: str) -> None:
@@ -68,9 +67,29 @@ def read_weights(path: Path, module: nn.Module, what: str) -> None:
     CheckpointError
         If it cannot be read, or is of another module.
     """
+    tensors = read_tensors(path, what)
     try:
-        module.load_state_dict(from_safetensors(path.read_bytes()))
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise _damaged(path, what) from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors by their names; the same ones give the same bytes."""
+    here = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(to_safetensors(here, metadata={"format": "pt"}))
+
+
+def read_tensors(path: Path, what: str) -> dict[str, Tensor]:
+    """Read what `write_tensors` wrote; parameters and errors as in `read_weights`."""
+    try:
+        return from_safetensors(path.read_bytes())
     except OSError as error:
         raise CheckpointError(str(describe_os_error(error, path))) from error
-    except (SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: damaged, or not of {what}; fit it again") from error
+    except SafetensorError as error:
+        raise _damaged(path, what) from error
+
+
+def _damaged(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(f"{path}: damaged, or not of {what}; fit it again")
