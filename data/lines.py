@@ -1,7 +1,7 @@
 """Text files line by line, plain or gzipped, from a file or a stream."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -11,7 +11,7 @@ from dnamamba.errors import InputError
 from dnamamba.files import require_file
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path) -> Generator[tuple[int, str], None, None]:
     """Yield the lines of a text file that are not blank, with their 1-based numbers.
 
     Parameters

@@ -74,7 +74,7 @@ def read_table(path: Path) -> Table:
     UsageError
         For Parquet without pyarrow.
     """
-    if str(path) != "-" and _is_parquet(require_file(path)):
+    if str(path) != "-" and is_parquet(require_file(path)):
         return _read_parquet(path)
     source = name_source(path)
     lines = list(read_lines(path))
@@ -101,7 +101,8 @@ def read_table(path: Path) -> Table:
     return table if rows else Table(source, {name: [] for name in header}, [])
 
 
-def _is_parquet(path: Path) -> bool:
+def is_parquet(path: Path) -> bool:
+    """Tell whether a file begins as Parquet does."""
     with path.open("rb") as handle:
         return handle.read(4) == b"PAR1"
 

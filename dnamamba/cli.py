@@ -14,6 +14,8 @@ from dnamamba.pipelines.group import LazyGroup
 VERBS = {
     "pretrain": "Pretrain a Mamba model on genomes.",
     "classify": "Tell species apart: fit a classifier, or call sequences with one.",
+    "finetune": "Fit a model to a table of labelled sequences.",
+    "predict": "Predict new sequences with a fine-tuned model.",
     "embed": "Embed windows, regions or whole contigs, with their coordinates.",
     "score": "Score variants: how much likelier a model finds the alternate allele.",
     "generate": "Make new DNA with a model, as FASTA.",

@@ -16,11 +16,15 @@ from torch.nn import functional
 
 from dnamamba.alphabet import INVALID
 from dnamamba.errors import CheckpointError, UsageError
+from dnamamba.files import write_text
 from dnamamba.models import beside, pretrained
+from dnamamba.models.adapters import CONFIG as ADAPTER
+from dnamamba.models.adapters import Adapters
 from dnamamba.models.backbone import State
 from dnamamba.models.block import Recompute
 from dnamamba.models.classifier import Pool
 from dnamamba.models.heads import LanguageModel
+from dnamamba.models.hub import model_folder
 
 Kind = Literal["classes", "labels", "values"]
 """What is predicted: one of several classes, any of several labels, or numbers."""
@@ -45,7 +49,10 @@ class PredictorConfig:
     pool
         What the head sees of the final hidden states.
     centres, scales
-        Of numbers: outputs are multiplied by the one and shifted by the other.
+        Of numbers: outputs are multiplied by the scale and shifted by the centre.
+    base, base_sha256
+        The language model that reads, and the checksum of its weights, where the predictor's folder
+        does not hold them: it is as it was, or an adapter beside the head changes it.
 
     Raises
     ------
@@ -58,6 +65,8 @@ class PredictorConfig:
     pool: Pool = "mean"
     centres: tuple[float, ...] = ()
     scales: tuple[float, ...] = ()
+    base: str | None = None
+    base_sha256: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.names) < 1 + (self.kind == "classes"):
@@ -192,6 +201,12 @@ class Predictor(nn.Module):
         (hidden,), _ = self.language.backbone.outputs(ids, (top,), seq_idx=packed)
         return hidden
 
+    def both_strands(self, ids: Tensor) -> Tensor:
+        """Return the mean of what the head sees of either strand of ids from `tokens`."""
+        sequences = _sequences(ids)
+        other = sequences.flipped(self.language.complement)
+        return (self.features(sequences) + self.features(other)) / 2
+
     def predict(self, ids: Tensor) -> Tensor:
         """Read both strands of ids from `tokens`.
 
@@ -199,10 +214,7 @@ class Predictor(nn.Module):
         -------
         (batch, names) float64: the probability of each class or label, or the numbers.
         """
-        sequences = _sequences(ids)
-        other = sequences.flipped(self.language.complement)
-        both = (self.features(sequences) + self.features(other)) / 2
-        outputs: Tensor = self.head(both).double()
+        outputs: Tensor = self.head(self.both_strands(ids)).double()
         if self.config.kind == "classes":
             return outputs.softmax(1)
         if self.config.kind == "labels":
@@ -215,35 +227,104 @@ def _sequences(ids: Tensor) -> Sequences:
     return Sequences(ids.clamp_min(0), lengths)
 
 
-def save_predictor(predictor: Predictor, folder: Path, card: str) -> None:
-    """Write a predictor into a folder; parameters and errors as in `pretrained.save`."""
-    pretrained.save(predictor.language, folder, card)
+def save_predictor(
+    predictor: Predictor, folder: Path, card: str, adapters: Adapters | None = None
+) -> None:
+    """Write a predictor into a folder.
+
+    One that has a base is written without it: a head, and the adapter in use.
+
+    Parameters
+    ----------
+    predictor
+        What to write.
+    folder
+        Made where it is missing.
+    card
+        The model card, Markdown.
+    adapters
+        Those of its language model, if there are any.
+
+    Raises
+    ------
+    DnamambaError
+        Where the folder cannot be written.
+    """
+    if predictor.config.base is None:
+        pretrained.save(predictor.language, folder, card)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / pretrained.CARD, card)
+        if adapters is not None and adapters.in_use is not None:
+            adapters.save(adapters.in_use, folder)
     beside.write_weights(folder / HEAD, predictor.head)
     beside.write_config(folder / CONFIG, predictor.config)
 
 
 def is_predictor_folder(folder: Path) -> bool:
     """Tell whether `folder` holds what `save_predictor` writes."""
-    return pretrained.is_model_folder(folder) and (folder / CONFIG).is_file()
+    return (folder / CONFIG).is_file() and (folder / HEAD).is_file()
 
 
-def load_predictor(folder: Path | str, device: torch.device | str = "cpu") -> Predictor:
-    """Read a predictor that `save_predictor` wrote, in eval mode.
+def load_predictor(
+    folder: Path | str, device: torch.device | str = "cpu", *, base: str | None = None
+) -> Predictor:
+    """Read a predictor that `save_predictor` wrote, in eval mode, its adapter merged.
+
+    Parameters
+    ----------
+    folder
+        The predictor's.
+    device
+        Where to put it.
+    base
+        Where its base lies now, if not where it was.
 
     Raises
     ------
     CheckpointError
-        As `pretrained.load`; and for a model that is no predictor, or whose head does not fit.
+        As `pretrained.load`; for a model that is no predictor, or whose head does not fit; and for
+        a base that is missing, or another one than it was.
+    UsageError
+        For an adapter where peft is missing.
     """
     folder = Path(folder)
-    language = pretrained.load(folder, device)
     if not (folder / CONFIG).is_file():
+        pretrained.read_config(folder)
         raise CheckpointError(
             f"{folder}: a language model, and no predictor: fit one from it with "
             f"dnamamba finetune TRAIN -m {folder}"
         )
     config = beside.read_config(folder / CONFIG, PredictorConfig)
+    if config.base is None:
+        language = pretrained.load(folder, device)
+    else:
+        language = _load_base(folder, config, base or config.base, device)
     with torch.random.fork_rng(devices=[]):
         predictor = Predictor(language, config)
     beside.read_weights(folder / HEAD, predictor.head, "this predictor")
     return predictor.to(device).eval()
+
+
+def _load_base(
+    folder: Path, config: PredictorConfig, base: str, device: torch.device | str
+) -> LanguageModel:
+    try:
+        place = model_folder(base)
+        _, digest = pretrained.fingerprint(place)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{folder}: holds what was learnt beside {config.base}, and {base} cannot be read "
+            f"({error}); say where that model is: --base MODEL"
+        ) from error
+    if digest != config.base_sha256:
+        raise CheckpointError(
+            f"{base}: is not the {config.base} that {folder} was fitted on (its SHA-256 differs); "
+            "say where that model is: --base MODEL"
+        )
+    language = pretrained.load(base, device)
+    if (folder / ADAPTER).is_file():
+        adapters = Adapters(language)
+        adapters.load("finetuned", folder)
+        adapters.merge()
+    return language

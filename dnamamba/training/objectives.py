@@ -132,6 +132,30 @@ class Label:
         return Batch(self.tokens(codes), targets, torch.ones_like(targets, dtype=torch.float32))
 
 
+class Outcome:
+    """Say what whole sequences are: their classes, labels or numbers.
+
+    Parameters
+    ----------
+    tokens
+        Turns store codes, padded behind the ends, into ids.
+    asked
+        A step to the targets of its sequences, and their weights, (sequences, outputs) each.
+    """
+
+    shift = 0
+
+    def __init__(self, tokens: Tokens, asked: Callable[[int], tuple[Tensor, Tensor]]) -> None:
+        self.tokens = tokens
+        self.asked = asked
+
+    def __call__(self, codes: Tensor, step: int, first: int) -> Batch:
+        """Ask about (batch, length) codes, the sequences `first` ... of `step`."""
+        here = slice(first, first + len(codes))
+        targets, weights = (each[here].to(codes.device) for each in self.asked(step))
+        return Batch(self.tokens(codes), targets, weights)
+
+
 def target_weights(codes: Tensor, soft_mask_weight: float) -> Tensor:
     """Weigh each base as a target: float32, N zero, soft-masked `soft_mask_weight`, others one."""
     weights = torch.ones(codes.shape, dtype=torch.float32, device=codes.device)

@@ -18,6 +18,7 @@ from dnamamba.models.backbone import State
 from dnamamba.models.classifier import Classifier
 from dnamamba.models.heads import LanguageModel
 from dnamamba.models.precision import Autocast
+from dnamamba.models.predictor import Predictor
 from dnamamba.processes import Processes
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Replica(DistributedDataParallel):
         return scored
 
 
-Trained = LanguageModel | Classifier | Replica
+Trained = LanguageModel | Classifier | Predictor | Replica
 """What a training step runs and differentiates."""
 
 

@@ -14,6 +14,7 @@ from dnamamba.models.block import Recompute
 from dnamamba.models.classifier import Classifier
 from dnamamba.models.heads import LanguageModel
 from dnamamba.models.precision import Autocast
+from dnamamba.models.predictor import Predictor
 from dnamamba.processes import ALONE, Processes
 from dnamamba.training.loop import accumulate_gradients
 
@@ -72,7 +73,7 @@ def micro_batch(device: torch.device, length: int) -> int:
 
 
 def fit_memory(
-    model: LanguageModel | Classifier,
+    model: LanguageModel | Classifier | Predictor,
     objective: Objective,
     codes: Tensor,
     autocast: Autocast,
@@ -129,7 +130,7 @@ def fit_memory(
 
 
 def _fits(
-    model: LanguageModel | Classifier,
+    model: LanguageModel | Classifier | Predictor,
     objective: Objective,
     codes: Tensor,
     tbptt: int | None,

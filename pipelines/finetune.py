@@ -1,0 +1,115 @@
+"""`dnamamba finetune`: fit a model to a table of labelled sequences.
+
+The work is `finetune` in `dnamamba.pipelines.finetune_fit`; `dnamamba predict` uses what it leaves.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from dnamamba.config import from_dict, read_toml
+from dnamamba.data.outcomes import KINDS
+from dnamamba.errors import UsageError
+from dnamamba.kernels.dispatch import BACKENDS
+from dnamamba.pipelines import options
+from dnamamba.pipelines.finetune_config import RATES, FinetuneConfig
+from dnamamba.pipelines.finetune_fit import finetune
+from dnamamba.pipelines.finetune_report import show
+from dnamamba.pipelines.fitting import RESULTS
+from dnamamba.pipelines.numbers import Count
+
+
+@click.command("finetune")
+@click.argument("train", type=click.Path(path_type=Path))
+@click.option("-m", "--model", metavar="DIR", help="Model to start from, a folder or a hub's.")
+@click.option("--valid", type=click.Path(path_type=Path), help="What the best is chosen on.")
+@click.option("--test", type=click.Path(path_type=Path), help="What is measured at the end.")
+@click.option("--method", type=click.Choice(list(RATES)), help="What is trained.  [lora]")
+@click.option("--rank", type=Count(), metavar="N", help="Of an adapter.  [16]")
+@click.option("--alpha", type=Count(), metavar="N", help="Of an adapter.  [32]")
+@click.option(
+    "--state-space", is_flag=True, default=None, help="Adapters train A, D and delta, too."
+)
+@click.option("--sequence", metavar="COLUMN", help="Of sequences.  [sequence]")
+@click.option(
+    "--label", "labels", metavar="COLUMN", multiple=True, help="To predict; repeatable.  [label]"
+)
+@click.option("--task", type=click.Choice(KINDS), help="What labels are.  [by what they hold]")
+@click.option(
+    "--head",
+    "pool",
+    type=click.Choice(["last", "mean", "both"]),
+    help="Hidden states that the head sees.  [mean]",
+)
+@click.option("--class-weights", type=click.Choice(["none", "balanced"]), help="[none]")
+@click.option("--valid-share", type=float, metavar="SHARE", help="Of TRAIN, to choose on.  [0.2]")
+@click.option("--steps", type=Count(), metavar="N", help="Optimiser steps.  [ten minutes' worth]")
+@click.option("--epochs", type=Count(), metavar="N", help="Passes over TRAIN.  [up to 10]")
+@click.option("--batch", type=Count(), metavar="N", help="Sequences a step.  [32]")
+@click.option("--micro-batch", type=Count(), metavar="N", help="Of the longest, a pass.  [fits]")
+@click.option("--lr", type=float, metavar="RATE", help="Peak.  [0.001; of full 0.0003]")
+@click.option("--patience", type=Count(), metavar="N", help="Validations without gain.  [5]")
+@click.option("--validate-every", type=Count(), metavar="N", help="Steps.  [a twentieth]")
+@click.option("--checkpoint-every", type=Count(), metavar="N", help="Steps.  [a twentieth]")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), help="[auto]")
+@click.option("--recompute", type=click.Choice(["auto", "none", "scan", "block"]), help="[auto]")
+@click.option("--backend", type=click.Choice(BACKENDS), help="How scans run.  [auto]")
+@click.option("--allow-overlap", is_flag=True, help="Fit though test sequences are in TRAIN.")
+@click.option("--config", metavar="TOML", type=click.Path(path_type=Path), help="Settings.")
+@options.output
+@options.resume
+@options.force
+@options.seed
+@options.device
+@options.threads
+@options.verbosity
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    train: Path,
+    valid: Path | None,
+    test: Path | None,
+    config: Path | None,
+    output: Path | None,
+    allow_overlap: bool,
+    resume: bool,
+    force: bool,
+    device: str,
+    threads: int,
+    **settings: Any,
+) -> int:
+    """Fit a model to the labelled sequences in TRAIN, and measure it.
+
+    TRAIN is CSV, TSV or Parquet with a sequence and its labels in each row: one of several classes,
+    any of several labels (a column of 0 and 1 for each --label), or numbers. What is left in RUN
+    predicts others: dnamamba predict RUN FILE.
+    """
+    torch.set_num_threads(threads)
+    asked = {**(read_toml(config) if config else {}), **options.given(context, settings)}
+    if "model" not in asked:
+        raise UsageError(
+            "-m MODEL: a pretrained model is wanted, a folder or owner/name on the hub"
+        )
+    if "lr" in asked:
+        asked["optimizer"] = {**asked.get("optimizer", {}), "lr": asked.pop("lr")}
+    start = {"lr": RATES.get(asked.get("method", "lora"), 0.0), "weight_decay": 0.01}
+    values = {**asked, "optimizer": {**start, **asked.get("optimizer", {})}}
+    output = output or Path("runs") / f"finetune-{train.name.partition('.')[0]}"
+    code = finetune(
+        train,
+        output,
+        from_dict(FinetuneConfig, values, str(config or "finetune")),
+        valid=valid,
+        test=test,
+        asked=asked,
+        allow_overlap=allow_overlap,
+        resume=resume,
+        force=force,
+        device=device,
+    )
+    if (output / RESULTS).exists():
+        show(output)
+    return code

@@ -1,0 +1,119 @@
+"""A predictor's head, fitted on the features of a backbone that stands still.
+
+That is all of a frozen fit, and where the others begin: a head that knows nothing would undo what
+the backbone has learnt before it is of use (Kumar et al., arXiv 2202.10054).
+"""
+
+import math
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dnamamba.evaluation.probe import deviations, fit_probe
+from dnamamba.inference.predict import features_of
+from dnamamba.log import logger
+from dnamamba.pipelines.finetune_data import Side
+from dnamamba.pipelines.finetune_job import Fit
+
+ROWS: Final = 4096
+"""Training rows that a head is fitted on, at most, where training follows."""
+PENALTIES: Final = tuple(10.0**power for power in range(-4, 5))
+"""Of a ridge regression, in rows."""
+
+
+def fit_head(fit: Fit) -> None:
+    """Fit the head by logistic or ridge regression, its penalty chosen on the valid side."""
+    train = fit.sides.train
+    if fit.config.method != "frozen" and len(train) > ROWS:
+        random = np.random.default_rng(fit.config.seed)
+        train = train.of(np.sort(random.permutation(len(train))[:ROWS]))
+    features, tuning = (_features(fit, side) for side in (train, fit.sides.valid))
+    labels, wanted = train.outcomes.values, fit.sides.valid.outcomes.values
+    if train.outcomes.kind == "classes":
+        names = len(train.outcomes.names)
+        weights, intercepts = _classes(features, labels, tuning, wanted, names)
+    elif train.outcomes.kind == "labels":
+        each = [
+            _label(features, labels[:, column], tuning, wanted[:, column])
+            for column in range(labels.shape[1])
+        ]
+        weights = np.stack([weight for weight, _ in each])
+        intercepts = np.array([intercept for _, intercept in each])
+    else:
+        config = fit.predictor.config
+        numbers, tested = (
+            (values - np.array(config.centres)) / np.array(config.scales)
+            for values in (labels, wanted)
+        )
+        weights, intercepts = _values(features, numbers, tuning, tested)
+    with torch.no_grad():
+        fit.predictor.head.weight.copy_(torch.from_numpy(weights))
+        fit.predictor.head.bias.copy_(torch.from_numpy(intercepts))
+    logger.info("head fitted on the features of %s sequences", f"{len(train):,}")
+
+
+def _features(fit: Fit, side: Side) -> NDArray[np.float64]:
+    found = features_of(fit.predictor, side.sequences, device=fit.device, autocast=fit.autocast)
+    return found.astype(np.float64)
+
+
+def _classes(
+    features: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    tuning: NDArray[np.float64],
+    wanted: NDArray[np.int64],
+    names: int,
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Return the weights and intercepts of classes, (names, width) and (names,).
+
+    A class that the sample lacks begins without weights, and with a low intercept.
+    """
+    there, places = np.unique(labels, return_inverse=True)
+    weights = np.zeros((names, features.shape[1]))
+    intercepts = np.full(names, -math.log(2 * len(labels)))
+    known = np.isin(wanted, there)
+    if len(there) < 2 or not known.any():
+        intercepts[there] = 0.0
+        return weights, intercepts
+    probe = fit_probe(
+        features,
+        places,
+        tuning[known],
+        np.searchsorted(there, wanted[known]),
+        threads=torch.get_num_threads(),
+    )
+    weights[there] = probe.weights / probe.scale
+    intercepts[there] = probe.intercepts - weights[there] @ probe.mean
+    return weights, intercepts
+
+
+def _label(
+    features: NDArray[np.float64],
+    labels: NDArray[np.bool_],
+    tuning: NDArray[np.float64],
+    wanted: NDArray[np.bool_],
+) -> tuple[NDArray[np.floating], float]:
+    """Return the weights (width,) and the intercept of a label: its odds over those of none."""
+    weights, intercepts = _classes(
+        features, labels.astype(np.int64), tuning, wanted.astype(np.int64), 2
+    )
+    return weights[1] - weights[0], float(intercepts[1] - intercepts[0])
+
+
+def _values(
+    features: NDArray[np.float64],
+    numbers: NDArray[np.float64],
+    tuning: NDArray[np.float64],
+    wanted: NDArray[np.float64],
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    from sklearn.linear_model import Ridge
+
+    mean, scale = features.mean(0), deviations(features)
+    features, tuning = (features - mean) / scale, (tuning - mean) / scale
+    fits = [Ridge(alpha=penalty).fit(features, numbers) for penalty in PENALTIES]
+    errors = [((each.predict(tuning).reshape(wanted.shape) - wanted) ** 2).mean() for each in fits]
+    best = fits[int(np.argmin(errors))]
+    weights = best.coef_.reshape(numbers.shape[1], -1) / scale
+    return weights, best.intercept_ - weights @ mean

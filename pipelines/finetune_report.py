@@ -1,0 +1,175 @@
+"""What a fine-tuning leaves: measures with intervals, beside k-mers, predictions and plots."""
+
+import dataclasses
+import importlib.util
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dnamamba.data.outcomes import Outcomes
+from dnamamba.evaluation.calls import Calls
+from dnamamba.evaluation.controls import KMERS, tune_control
+from dnamamba.evaluation.metrics import measure
+from dnamamba.evaluation.plots import plot_run
+from dnamamba.evaluation.plots_calls import plot_confusion, plot_reliability
+from dnamamba.files import write_text
+from dnamamba.models.predictor import load_predictor
+from dnamamba.pipelines.finetune_data import Side
+from dnamamba.pipelines.finetune_job import Fit, score_of
+from dnamamba.pipelines.finetune_run import card_of
+from dnamamba.pipelines.fitting import METRICS, RESULTS
+from dnamamba.pipelines.table import Cell, print_table
+
+PREDICTIONS: Final = "predictions.tsv"
+MODEL: Final = "the model"
+K: Final = 5
+"""Of the k-mers beside the model."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measure of one predictor on one side; bounds are of its 95 % interval."""
+
+    side: str
+    sequences: int
+    name: str
+    measure: str
+    value: float
+    low: float
+    high: float
+
+
+COLUMNS: Final = tuple(field.name for field in dataclasses.fields(Result))
+
+
+def finish(fit: Fit) -> None:
+    """Measure the predictor that was kept, and leave its tables, plots and card.
+
+    Classes have k-mers beside them, which are fitted on the same rows and tuned on the same ones.
+    """
+    kept = load_predictor(fit.folder, fit.device, base=fit.config.model)
+    kept.language.backend = fit.config.backend
+    fit = dataclasses.replace(fit, predictor=kept, adapters=None)
+    sides = {"valid": fit.sides.valid}
+    if fit.sides.test is not None:
+        sides["test"] = fit.sides.test
+        if 0 < fit.sides.new.sum() < len(fit.sides.new):
+            sides["test, new"] = fit.sides.test.of(np.flatnonzero(fit.sides.new))
+    found = {name: fit.predictions(side) for name, side in sides.items()}
+    results = []
+    for name, side in sides.items():
+        results += list(_results(name, MODEL, side, found[name]))
+    results += list(_controls(fit, sides))
+    last = "test" if "test" in sides else "valid"
+    write_text(fit.folder / PREDICTIONS, _text(predictions(sides[last], found[last])))
+    _plots(fit, sides[last], found[last])
+    figures = {
+        f"{each.measure} ({each.side})": each.value for each in results if each.name == MODEL
+    }
+    write_text(fit.folder / "README.md", card_of(fit, figures))
+    rows = [[_cell(value) for value in dataclasses.astuple(each)] for each in results]
+    write_text(fit.folder / RESULTS, _text([list(COLUMNS), *rows]))
+
+
+def show(folder: Path) -> None:
+    """Print the results of a finished run."""
+    header, *rows = (
+        line.split("\t") for line in (folder / RESULTS).read_text(encoding="utf-8").splitlines()
+    )
+    print_table(header, rows)
+
+
+def _results(side: str, name: str, rows: Side, found: NDArray[np.float64]) -> Iterator[Result]:
+    outcomes = rows.outcomes
+    for measured, interval in measure(outcomes.kind, outcomes.values, found).items():
+        yield Result(side, len(rows), name, measured, *interval)
+
+
+def _controls(fit: Fit, sides: dict[str, Side]) -> Iterator[Result]:
+    train, valid = fit.sides.train, fit.sides.valid
+    if train.outcomes.kind != "classes":
+        return
+    control = tune_control(
+        KMERS,
+        *(train.sequences, train.outcomes.values),
+        *(valid.sequences, valid.outcomes.values),
+        classes=len(train.outcomes.names),
+        ks=(K,),
+        threads=torch.get_num_threads(),
+    )
+    for name, side in sides.items():
+        yield from _results(name, f"{K}-mers", side, control.probabilities(side.sequences))
+
+
+def predictions(side: Side, found: NDArray[np.float64]) -> Iterator[list[Cell]]:
+    """Yield a header, and a row for each sequence: its line, what it is, and what is predicted."""
+    outcomes = side.outcomes
+    yield ["line", *wanted_columns(outcomes), *predicted_columns(outcomes.kind, outcomes.names)]
+    for number, wanted, row in zip(side.numbers, outcomes.values, found, strict=True):
+        if outcomes.kind == "classes":
+            cells: list[Cell] = [outcomes.names[wanted]]
+        elif outcomes.kind == "labels":
+            cells = [int(each) for each in wanted]
+        else:
+            cells = [float(each) for each in wanted]
+        yield [number, *cells, *predicted_cells(outcomes.kind, outcomes.names, row)]
+
+
+def wanted_columns(outcomes: Outcomes) -> tuple[str, ...]:
+    """Name the columns of what sequences are."""
+    return ("label",) if outcomes.kind == "classes" else outcomes.names
+
+
+def predicted_columns(kind: str, names: tuple[str, ...]) -> list[str]:
+    """Name the columns of what is predicted: the likeliest class and probabilities, or numbers."""
+    if kind == "values":
+        return [f"predicted_{name}" for name in names]
+    return ["predicted"] * (kind == "classes") + [f"p_{name}" for name in names]
+
+
+def predicted_cells(kind: str, names: tuple[str, ...], row: NDArray[np.float64]) -> list[Cell]:
+    """Return the cells of those columns."""
+    numbers: list[Cell] = [float(value) for value in row]
+    return [names[int(row.argmax())], *numbers] if kind == "classes" else numbers
+
+
+def _plots(fit: Fit, side: Side, found: NDArray[np.float64]) -> None:
+    outcomes = side.outcomes
+    if (fit.folder / METRICS).exists():
+        chance = score_of(
+            outcomes, _guesses(fit.sides.train.outcomes, len(side)), fit.predictor.config
+        )
+        plot_run(fit.folder, "sequence", chance.bits_per_base)
+    if importlib.util.find_spec("matplotlib") is None or outcomes.kind != "classes":
+        return
+    calls = Calls(outcomes.names, found, outcomes.values, np.arange(len(side)))
+    plot_confusion(calls, fit.folder / "confusion.png")
+    plot_reliability(calls, fit.folder / "reliability.png")
+
+
+def _guesses(train: Outcomes, rows: int) -> NDArray[np.float64]:
+    """Return the best predictions without a look at the sequence, (rows, names)."""
+    if train.kind == "classes":
+        counts = np.bincount(train.values, minlength=len(train.names))
+        guess = counts / counts.sum()
+    else:
+        guess = train.values.astype(float).mean(0)
+    return np.tile(guess, (rows, 1))
+
+
+def _text(rows: Iterable[list[Cell]]) -> str:
+    return "".join("\t".join(map(str, map(_short, row))) + "\n" for row in rows)
+
+
+def _short(cell: Cell) -> Cell:
+    return f"{cell:.6g}" if isinstance(cell, float) else cell
+
+
+def _cell(value: Cell) -> Cell:
+    return "" if isinstance(value, float) and math.isnan(value) else value
