@@ -60,7 +60,7 @@ def read_sheet(path: Path) -> list[Row]:
     ------
     InputError
         With file and line: for a column that is missing, an empty cell, an unknown split, a FASTA
-        that is not there, or sequence that stands under two species.
+        that is not there, or one that is given twice.
     """
     require_file(path)
     try:
@@ -70,7 +70,9 @@ def read_sheet(path: Path) -> list[Row]:
     rows = list(_rows(path, text))
     for row in rows:
         if not row.fasta.is_file():
-            raise InputError(f"{path}:{row.line}: there is no file {row.fasta}")
+            raise InputError(
+                f"{path}:{row.line}: there is no file {row.fasta}; paths are relative to the sheet"
+            )
     _require_one_label_each(path, rows)
     species = {row.species for row in rows}
     if len(species) < 2:
@@ -91,7 +93,7 @@ def _rows(path: Path, text: str) -> Iterator[Row]:
     names = [name.strip().lower() for name in header]
     for name in REQUIRED:
         if name not in names:
-            raise InputError(f"{path}: no column `{name}`; the header is {', '.join(header)}")
+            raise InputError(f"{path}: no column `{name}`; {_cure(lines[0][1], header)}")
     for (number, _), row in zip(lines[1:], cells, strict=True):
         given = {name: cell.strip() for name, cell in zip(names, row, strict=False)}
         for name in REQUIRED:
@@ -109,8 +111,16 @@ def _rows(path: Path, text: str) -> Iterator[Row]:
         yield Row(given["species"], fasta, split, given.get("region") or None, number)
 
 
+def _cure(line: str, header: list[str]) -> str:
+    if line.startswith(">"):
+        return "it is a FASTA; a table is wanted that names a species and its FASTA on each line"
+    if len(header) == 1 and (";" in line or " " in line.strip()):
+        return f"tabs or commas part columns, and its first line has neither: {line}"
+    return f"the header is {', '.join(header)}"
+
+
 def _require_one_label_each(path: Path, rows: list[Row]) -> None:
-    """Refuse a FASTA, or a region of one, that is given twice under different species."""
+    """Refuse a FASTA, or a region of one, that is given twice."""
     before: dict[tuple[Path, str | None], Row] = {}
     whole: dict[Path, Row] = {}
     for row in rows:
@@ -124,6 +134,12 @@ def _require_one_label_each(path: Path, rows: list[Row]) -> None:
                     f"{path}:{row.line}: {row.fasta.name} is {row.species} here and "
                     f"{other.species} in line {other.line}; give each its own column `region`"
                 )
-        before.setdefault((fasta, row.region), row)
+        again = before.get((fasta, row.region))
+        if again and again.split == row.split:
+            raise InputError(
+                f"{path}:{row.line}: the same sequence as line {again.line}, which would count "
+                "twice; leave one out"
+            )
+        before[fasta, row.region] = row
         if row.region is None:
             whole.setdefault(fasta, row)

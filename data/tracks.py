@@ -6,7 +6,7 @@ may run over several.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from dnamamba.alphabet import Codes
-from dnamamba.data.loci import Piece
+from dnamamba.data.loci import ORDER, SCALE, Piece
 from dnamamba.data.region import Region
 from dnamamba.data.store import Store
 
@@ -151,15 +151,34 @@ def tile_tracks(species: Tracks, length: int) -> list[LabelledWindow]:
 def describe(species: Tracks, window: LabelledWindow) -> str:
     """Say where in its genome a window lies, such as `chr22.fa.gz chr22:1001-2000 and 3 more`."""
     track = species[window.species][window.track]
-    first, *others = track.regions(window.start, window.end)
+    first, *others = _joined(track.regions(window.start, window.end))
     more = f" and {len(others)} more" if others else ""
     return f"{track.store.source.name} {first}{more}"
+
+
+def _joined(regions: Iterable[Region]) -> Iterator[Region]:
+    """Join regions that follow upon each other, on one strand."""
+    last: Region | None = None
+    for region in regions:
+        if last and (region.contig, region.strand) == (last.contig, last.strand):
+            start, end = min(last.start, region.start), max(last.end, region.end)
+            if end - start == len(last) + len(region):
+                last = Region(last.contig, start, end, last.strand)
+                continue
+        if last:
+            yield last
+        last = region
+    if last:
+        yield last
 
 
 def locus_text(species: Tracks, window: LabelledWindow) -> str:
     """Say which stretch of shared coordinates a window is homologous to, from end to end."""
     loci = species[window.species][window.track].loci(window.start, window.end)
     first, last = loci[0], loci[-1]
+    if first.contig == ORDER:
+        share = 100 / SCALE
+        return f"from {first.start * share:.6g} to {last.end * share:.6g} % of the genome"
     if first.contig != last.contig:
         return f"{first} to {last}"
     return str(Region(first.contig, min(first.start, last.start), max(first.end, last.end)))

@@ -160,7 +160,7 @@ def require_sound(config: ClassifyConfig) -> None:
 
 
 def choose_sizes(
-    config: ClassifyConfig, device: torch.device, species: int, longest: int
+    config: ClassifyConfig, device: torch.device, species: int, longest: int, bound: str
 ) -> ClassifyConfig:
     """Choose what depends on the device and on how long windows can be.
 
@@ -172,8 +172,9 @@ def choose_sizes(
         Where the model will run.
     species
         How many there are.
-    longest
-        The longest window that every species has on every side.
+    longest, bound
+        The longest window that every species has on every side; and of which species, on which
+        side, there is none longer.
 
     Raises
     ------
@@ -188,8 +189,8 @@ def choose_sizes(
             length //= 2
     if length > longest:
         raise UsageError(
-            f"--length {length}: the longest stretch that every species has on every side is of "
-            f"{longest:,} bases; choose a smaller --length, or fewer --folds"
+            f"--length {length}: the longest stretch of {bound} is of {longest:,} bases; choose a "
+            "smaller --length, fewer --folds, or give it more sequence"
         )
     precision = config.precision
     if precision == "auto":

@@ -4,12 +4,16 @@ Homologous regions of all species go to one side together: by the coordinates th
 table of synteny, or, where neither is there, the order of bases, which a warning tells.
 """
 
+import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
+from dnamamba.alphabet import BASE
 from dnamamba.data.catalog import choose_contigs
 from dnamamba.data.loci import (
     Piece,
@@ -31,6 +35,7 @@ from dnamamba.log import logger
 
 ORDER_PIECES: Final = 1000
 """Pieces that a genome of unknown homology is cut into: folds begin at one of their ends."""
+_BLOCK: Final = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -66,12 +71,12 @@ class Sides:
     how: str
     removed: float
 
-    def longest(self) -> int:
-        """Return the longest window that every species has on every side."""
+    def longest(self) -> tuple[int, str]:
+        """Return the longest window that every species has on every side, and what bounds it."""
         return min(
-            max((track.length for track in tracks), default=0)
-            for side in (self.train, self.valid, self.test)
-            for tracks in side
+            (max((track.length for track in tracks), default=0), f"{name} on the {side} side")
+            for side in SIDES
+            for name, tracks in zip(self.species, getattr(self, side), strict=True)
         )
 
 
@@ -81,13 +86,19 @@ def open_sheet(path: Path) -> list[Genome]:
     Raises
     ------
     InputError
-        As `read_sheet`, `open_store` and `parse_region`; and for a species without a base.
+        As `read_sheet`, `open_store` and `parse_region`; for a species without a base, and for the
+        same bases under two of them.
     """
     rows = read_sheet(path)
     names = list(dict.fromkeys(row.species for row in rows))
-    stores = {fasta: open_store(fasta) for fasta in dict.fromkeys(row.fasta for row in rows)}
+    stores: dict[Path, Store] = {}
     genomes = []
     for row in rows:
+        if row.fasta not in stores:
+            try:
+                stores[row.fasta] = open_store(row.fasta)
+            except InputError as error:
+                raise InputError(f"{path}:{row.line}: {row.species}: {error}") from error
         store = stores[row.fasta]
         if row.region:
             try:
@@ -111,7 +122,33 @@ def open_sheet(path: Path) -> list[Genome]:
                 f"{path}:{mine[0].row.line}: {name} has no sequence: {mine[0].row.fasta.name} "
                 "holds nothing but N there; give another file or region"
             )
+    _require_unlike(path, genomes)
     return genomes
+
+
+def _require_unlike(path: Path, genomes: Sequence[Genome]) -> None:
+    """Refuse a copy of another line's sequence."""
+    before: dict[bytes, Genome] = {}
+    sizes = [sum(map(len, genome.regions)) for genome in genomes]
+    for genome, size in zip(genomes, sizes, strict=True):
+        if sizes.count(size) == 1:
+            continue
+        digest = hashlib.sha256()
+        for region in genome.regions:
+            for start in range(region.start, region.end, _BLOCK):
+                end = min(start + _BLOCK, region.end)
+                codes = genome.store.fetch(Region(region.contig, start, end))
+                digest.update((codes & np.uint8(BASE)).tobytes())
+            digest.update(b"end")
+        other = before.setdefault(digest.digest(), genome)
+        if other is not genome and (
+            other.species != genome.species or other.row.split == genome.row.split
+        ):
+            raise InputError(
+                f"{path}:{genome.row.line}: {genome.row.fasta.name} holds the same bases for "
+                f"{genome.row.species} as {other.row.fasta.name} for {other.row.species} in line "
+                f"{other.row.line}; give each its own"
+            )
 
 
 def choose_sides(

@@ -115,7 +115,7 @@ def fit(
         split=Path(config.split) if config.split else None,
         synteny=Path(config.synteny) if config.synteny else None,
     )
-    chosen = choose_sizes(config, place, len(sides.species), sides.longest())
+    chosen = choose_sizes(config, place, len(sides.species), *sides.longest())
     overlap = _require_apart(sides, chosen.length or 1, allow_overlap)
     ready = _set_up(output, chosen, config, inputs, sides, place)
     if force:

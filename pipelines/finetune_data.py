@@ -159,7 +159,7 @@ def _keep_some(side: Side, share: float, seed: int) -> NDArray[np.bool_]:
 
 
 def _same(sequences: Sequence[Codes]) -> NDArray[np.int64]:
-    """Number sequences: the same number for the same one, on either strand, soft-masked or not."""
+    """Give the same number to the same sequence, on either strand, soft-masked or not."""
     numbers: dict[bytes, int] = {}
     found = []
     for codes in sequences:

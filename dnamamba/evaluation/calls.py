@@ -175,10 +175,10 @@ def threshold_for(calls: Calls, accuracy: float) -> float:
 
     Returns
     -------
-    The confidence; infinite where no threshold reaches the accuracy on as many calls as can show it
-    (20 for 95 %): nothing can be called.
+    The confidence, to a millionth, as tables show it; infinite where no threshold reaches the
+    accuracy on as many calls as can show it (20 for 95 %): nothing can be called.
     """
-    confidence = calls.probabilities.max(1)
+    confidence = np.floor(calls.probabilities.max(1) * 1e6) / 1e6
     order = np.argsort(-confidence, kind="stable")
     right = np.cumsum(calls.correct[order]) / np.arange(1, len(order) + 1)
     sorted_confidence = confidence[order]

@@ -35,8 +35,8 @@ def test_one_fasta_may_hold_several_species(folder: Path) -> None:
 
 
 def test_a_species_may_have_several_fastas(folder: Path) -> None:
-    text = "fasta,species\na.fa,human\nb.fa,human\na.fa,human\nsheet.tsv,chimp\n"
-    assert len(read_sheet(sheet(folder, text))) == 4
+    text = "fasta,species\na.fa,human\nb.fa,human\nsheet.tsv,chimp\n"
+    assert len(read_sheet(sheet(folder, text))) == 3
 
 
 @pytest.mark.parametrize(
@@ -44,12 +44,21 @@ def test_a_species_may_have_several_fastas(folder: Path) -> None:
     [
         ("", "empty; a header with species and fasta"),
         ("species,path\nhuman,a.fa\n", "no column `fasta`; the header is species, path"),
+        (
+            "species;fasta\nhuman;a.fa\n",
+            "tabs or commas part columns, and its first line has neither",
+        ),
+        (">chr1\nACGT\n", "it is a FASTA; a table is wanted"),
+        ("species,fasta\nhuman,a.fa\nhuman,a.fa\n", ":3: the same sequence as line 2"),
         ("species,fasta\n,a.fa\n", ":2: the column `species` is empty"),
         ("species,fasta\nhuman\n", ":2: the column `fasta` is empty"),
         ("species,fasta\nUnsure,a.fa\n", ":2: species 'Unsure': a call of none"),
         ('species,fasta\n"a\tb",a.fa\n', "choose another name"),
         ("species,fasta,split\nhuman,a.fa,dev\n", ":2: split 'dev' is not one of train, valid"),
-        ("species,fasta\nhuman,a.fa\nchimp,c.fa\n", ":3: there is no file .*c.fa"),
+        (
+            "species,fasta\nhuman,a.fa\nchimp,c.fa\n",
+            ":3: there is no file .*c.fa; paths are relative",
+        ),
         ("species,fasta\nhuman,a.fa\n", "1 species; two or more are wanted"),
         ("species,fasta\nhuman,a.fa\nchimp,a.fa\n", ":3: a.fa is chimp here and human in line 2"),
         ("species,fasta,region\nhuman,a.fa,x\nchimp,a.fa,\n", ":3: a.fa is chimp here and human"),

@@ -30,22 +30,22 @@ def test_faults_are_told_together() -> None:
 
 
 def test_sizes_follow_the_machine_and_the_genomes() -> None:
-    large = choose_sizes(ClassifyConfig(), CPU, 4, 10**9)
+    large = choose_sizes(ClassifyConfig(), CPU, 4, 10**9, "a")
     assert (large.preset, large.length, large.batch, large.pool) == ("250k", 4096, 8, "mean")
-    assert choose_sizes(ClassifyConfig(), CPU, 4, 4000).length == 1024, "three windows a side"
-    gpu = choose_sizes(ClassifyConfig(), torch.device("cuda"), 4, 10**9)
+    assert choose_sizes(ClassifyConfig(), CPU, 4, 4000, "a").length == 1024, "three windows a side"
+    gpu = choose_sizes(ClassifyConfig(), torch.device("cuda"), 4, 10**9, "a")
     assert (gpu.length, gpu.batch, gpu.precision) == (16384, 64, "bf16")
     assert gpu.micro_batch == 64, "nothing is read twice where memory allows"
     assert (large.micro_batch or 0) < large.batch
-    asked = choose_sizes(ClassifyConfig(length=2**20), torch.device("cuda"), 4, 10**9)
+    asked = choose_sizes(ClassifyConfig(length=2**20), torch.device("cuda"), 4, 10**9, "a")
     assert (asked.batch, asked.test_windows) == (8, 8)
-    assert choose_sizes(ClassifyConfig(model="here"), CPU, 4, 10**6).preset is None
+    assert choose_sizes(ClassifyConfig(model="here"), CPU, 4, 10**6, "a").preset is None
     with pytest.raises(UsageError, match=r"--length 5000: the longest stretch .* is of 4,000"):
-        choose_sizes(ClassifyConfig(length=5000), CPU, 4, 4000)
+        choose_sizes(ClassifyConfig(length=5000), CPU, 4, 4000, "a")
 
 
 def test_the_papers_recipe() -> None:
-    config = choose_sizes(ClassifyConfig(recipe="paper", length=2**17), CPU, 4, 10**9)
+    config = choose_sizes(ClassifyConfig(recipe="paper", length=2**17), CPU, 4, 10**9, "a")
     assert (config.batch, config.pool) == (64, "last")
     steps = steps_of(config, 10**9, 1.0)
     assert steps == (10 + 3) * 1024

@@ -6,7 +6,7 @@ import pytest
 
 from dnamamba.alphabet import N
 from dnamamba.data.region import Region, intersect
-from dnamamba.data.tracks import Track, Tracks
+from dnamamba.data.tracks import LabelledWindow, Track, Tracks, describe, locus_text
 from dnamamba.errors import InputError, UsageError
 from dnamamba.pipelines.classify_data import choose_sides, open_sheet
 
@@ -59,7 +59,7 @@ def test_homologous_records_go_to_one_side_together(tagged: Path, fold: int) -> 
         assert loci(side[0]) == loci(side[1])
     train, valid, test = (loci(side[0]) for side in (sides.train, sides.valid, sides.test))
     assert not intersect(train, valid) + intersect(train, test) + intersect(valid, test)
-    assert sides.longest() == 1800
+    assert sides.longest() == (1800, "ape on the test side")
 
 
 def test_every_locus_is_tested_once(tagged: Path) -> None:
@@ -198,3 +198,34 @@ def test_what_is_refused(write_fasta: Write, tmp_path: Path, tagged: Path) -> No
     path = sheet(tmp_path, [["ape", "a.fa"], ["bear", "plain.fa"]])
     with pytest.raises(UsageError, match="--split: the genomes share no coordinates"):
         choose_sides(open_sheet(path), folds=3, fold=1, split=tmp_path / "any.bed")
+
+
+def test_a_copy_under_another_name_is_refused(write_fasta: Write, tmp_path: Path) -> None:
+    write_fasta(tmp_path / "a.fa", {"chr1": bases(1, 3000)})
+    write_fasta(tmp_path / "copy.fa", {"other": bases(1, 3000).lower()})
+    write_fasta(tmp_path / "c.fa", {"chr1": bases(2, 3000)})
+    path = sheet(tmp_path, [["ape", "a.fa"], ["cow", "c.fa"], ["bear", "copy.fa"]])
+    message = r"sheet.tsv:4: copy.fa holds the same bases for bear as a.fa for ape in line 2"
+    with pytest.raises(InputError, match=message):
+        open_sheet(path)
+
+
+@pytest.mark.parametrize("text", ["", ">nothing\n", ">x\nMKLV!\n"])
+def test_a_faulty_genome_is_named_with_its_species_and_line(
+    text: str, write_fasta: Write, tmp_path: Path
+) -> None:
+    write_fasta(tmp_path / "a.fa", {"chr1": bases(1, 3000)})
+    (tmp_path / "b.fa").write_text(text)
+    with pytest.raises(InputError, match=r"sheet.tsv:3: bear: .*b.fa"):
+        open_sheet(sheet(tmp_path, [["ape", "a.fa"], ["bear", "b.fa"]]))
+
+
+def test_places_are_told_as_a_reader_knows_them(write_fasta: Write, tmp_path: Path) -> None:
+    """Where nothing but the order of bases is known, pieces of a contig are one region again."""
+    for number, name in enumerate("ab"):
+        write_fasta(tmp_path / f"{name}.fa", {"chr1": bases(number, 20_000)})
+    genomes = open_sheet(sheet(tmp_path, [["ape", "a.fa"], ["bear", "b.fa"]]))
+    test = choose_sides(genomes, folds=5, fold=1).test
+    window = LabelledWindow(1, 0, 0, 1000)
+    assert describe(test, window) == "b.fa chr1:1-1000"
+    assert locus_text(test, window) == "from 0 to 5 % of the genome"
