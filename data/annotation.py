@@ -211,7 +211,7 @@ class TableBuilder:
         if self._lengths is not None:
             length = self._lengths[contig]
             if end > length:
-                what = f"behind the end of a contig of {self._genome} (is it another assembly?)"
+                what = f"behind a contig's end in {self._genome} (another assembly's, or to be cut)"
                 self.fault(line, what, f"to {end:,}, and {contig} has {length:,} bases")
                 return
         self._contigs.append(contig)

@@ -1,6 +1,7 @@
 """`dnamamba embed`: windows, regions or whole contigs of a genome as vectors, with coordinates."""
 
 import hashlib
+import json
 import shutil
 import signal
 import time
@@ -18,7 +19,7 @@ from dnamamba.data.store import Store, open_store
 from dnamamba.data.targets import Short
 from dnamamba.errors import UsageError
 from dnamamba.inference.embed import Embedder, Strands
-from dnamamba.inference.embeddings import PER_BASE, require_format
+from dnamamba.inference.embeddings import PER_BASE, describe, require_format
 from dnamamba.inference.genome import GenomeReader
 from dnamamba.inference.pooling import Pool
 from dnamamba.inference.stream import spilled_bytes
@@ -86,8 +87,9 @@ def embed(
         raise UsageError("-m MODEL: a model folder is wanted; dnamamba pretrain GENOME makes one")
     with join(options.resolve_device(device)) as (processes, here):
         part = output.with_name(output.name + PART)
-        if processes.on_first(lambda: _is_finished(output, part, force=force, resume=resume)):
-            return 0
+        finished = processes.on_first(
+            lambda: _is_finished(output, part, force=force, resume=resume)
+        )
         if config.precision == "auto":
             config = replace(config, precision="bf16" if here.type == "cuda" else "fp32")
         model = pretrained.load(config.model, here)
@@ -98,15 +100,19 @@ def embed(
         block = BATCHES * embedder.batch_bases
         units = _units(config, embedder, windows, store, block)
         scratch = _scratch(config, embedder, windows, part)
-        identity = {**_identity(config, windows, store), "block": block}
-        processes.on_first(lambda: _begin(scratch, identity, resume=resume))
+        identity = _identity(config, windows, store)
+        if finished:
+            processes.on_first(lambda: _require_same(output, identity))
+            return 0
+        processes.on_first(lambda: _begin(scratch, {**identity, "block": block}, resume=resume))
         if processes.is_first:
             _tell_plan(embedder, windows, units, scratch, stream=config.stream)
         with stop_on_signal() as stop:
             job = Job(embedder, GenomeReader(store, config.context), windows.targets, scratch, stop)
             code = _run(job, units, processes, stop)
             if code is None:
-                processes.on_first(lambda: write_output(output, config, job, windows, store))
+                told = _digest(identity)
+                processes.on_first(lambda: write_output(output, config, job, windows, store, told))
         return code or 0
 
 
@@ -117,7 +123,6 @@ def _is_finished(output: Path, part: Path, *, force: bool, resume: bool) -> bool
     if output.is_dir():
         raise UsageError(f"{output}: is a folder; name a file with -o")
     if output.exists() and resume and not part.exists():
-        logger.info("%s is finished; --force makes it anew", output)
         return True
     if output.exists() and not force:
         raise UsageError(f"{output}: exists; --force replaces it, -o chooses another")
@@ -128,6 +133,20 @@ def _is_finished(output: Path, part: Path, *, force: bool, resume: bool) -> bool
             f"{part}: a job that was broken off; --resume goes on with it, --force starts anew"
         )
     return False
+
+
+def _require_same(output: Path, identity: dict[str, Any]) -> None:
+    """Make sure that a finished file is what is asked for."""
+    if describe(output)["about"].get("job") != _digest(identity):
+        raise UsageError(
+            f"{output}: is of another job (dnamamba info {output} describes it); give the same "
+            "settings, or --force to make it anew"
+        )
+    logger.info("%s is finished; --force makes it anew", output)
+
+
+def _digest(identity: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def _embedder(config: EmbedConfig, model: LanguageModel, device: torch.device) -> Embedder:
@@ -330,7 +349,8 @@ def command(
     torch.set_num_threads(threads)
     asked = options.given(context, settings)
     if batch not in (None, "auto"):
-        asked["batch"] = Count().convert(batch, None, context)
+        option = next(each for each in context.command.params if each.name == "batch")
+        asked["batch"] = Count().convert(batch, option, context)
     config = from_dict(EmbedConfig, asked, "embed")
     if output is None:
         suffix = PER_BASE if config.pool == "none" else ".h5ad"

@@ -40,7 +40,8 @@ class EmbedConfig:
     """Regions to embed."""
     gtf: str | None = None
     """An annotation, of which one feature is embedded."""
-    feature: Feature = "gene"
+    feature: Feature | None = None
+    """What of the annotation; None is genes, where there is one."""
     contigs: tuple[str, ...] = ()
     """Those to embed, by name or glob; regions on others are passed over."""
     window: int | None = None
@@ -68,6 +69,8 @@ class EmbedConfig:
                 raise UsageError(f"{name}: {getattr(self, name)!r} is not one of {known}")
         if self.bed and self.gtf:
             raise UsageError("--bed and --gtf: give one of them")
+        if self.feature and not self.gtf:
+            raise UsageError("--feature: is of an annotation, so give --gtf too")
         if self.stride and not self.window:
             raise UsageError("--stride: between windows, so give --window too")
         if self.stream and self.context:
@@ -106,7 +109,7 @@ class Windows:
             "chrom": contigs,
             "start": targets.starts,
             "end": targets.ends,
-            "strand": np.where(targets.reverse, "-", "+").astype(object),
+            "strand": self._strands(),
             "name": self._names(contigs),
         }
         gc, missing = np.empty(len(targets)), np.empty(len(targets))
@@ -125,6 +128,12 @@ class Windows:
             name = label if label not in columns else f"{label}_in_file"
             columns[name] = values[targets.origin]
         return columns
+
+    def _strands(self) -> NDArray[np.object_]:
+        """Return them as the regions' file has them: where it says none, + is read."""
+        if self.table is None:
+            return np.full(len(self.targets), "+", dtype=object)
+        return np.array(self.table.strands, dtype=object)[self.targets.origin]
 
     def _names(self, contigs: NDArray[np.object_]) -> NDArray[np.object_]:
         if self.table is None:
@@ -150,7 +159,7 @@ def read_windows(config: EmbedConfig, store: Store) -> Windows:
     if config.bed:
         table: BedTable | None = read_bed(Path(config.bed), lengths, genome, only)
     elif config.gtf:
-        table = read_gtf(Path(config.gtf), config.feature, lengths, genome, only)
+        table = read_gtf(Path(config.gtf), config.feature or "gene", lengths, genome, only)
     else:
         table = None
     if table is not None:
@@ -167,7 +176,11 @@ def read_windows(config: EmbedConfig, store: Store) -> Windows:
         regions = whole_contigs(lengths, names)
     targets = _cut(regions, config, lengths, is_table=table is not None)
     if not len(targets):
-        raise UsageError(f"{config.bed or config.gtf or genome}: there is nothing to embed")
+        raise UsageError(
+            f"{config.bed or config.gtf or genome}: there is nothing to embed"
+            + (": it holds no region" if table is not None and not len(table) else "")
+            + ("; choose others with --contigs, or leave it out" if config.contigs else "")
+        )
     return Windows(targets, table)
 
 

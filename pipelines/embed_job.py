@@ -10,6 +10,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -164,6 +165,8 @@ class Scratch:
             self.folder.mkdir(parents=True, exist_ok=True)
             take_space(self.folder / _VALUES, self.size)
         except OSError as error:
+            with suppress(OSError):
+                self.folder.rmdir()
             raise describe_os_error(error, self.folder / _VALUES) from error
         write_text(self.folder / _JOB, json.dumps(identity, indent=2, sort_keys=True) + "\n")
 

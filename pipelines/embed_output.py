@@ -26,9 +26,9 @@ _SLICE: Final = 2**14
 
 
 def write_output(
-    output: Path, config: EmbedConfig, job: Job, windows: Windows, store: Store
+    output: Path, config: EmbedConfig, job: Job, windows: Windows, store: Store, digest: str
 ) -> None:
-    """Write the file, and remove what the job has left behind.
+    """Write the file, with a digest of what was asked, and remove what the job has left behind.
 
     Raises
     ------
@@ -36,7 +36,7 @@ def write_output(
         Where the disk is full; nothing is lost, and a resume writes the file.
     """
     obs = windows.obs(store, config)
-    about = describe(config, job, store)
+    about = {**describe(config, job, store), "job": digest}
     dims = job.embedder.names
     try:
         if job.per_base:
@@ -61,7 +61,7 @@ def describe(config: EmbedConfig, job: Job, store: Store) -> dict[str, Any]:
         "genome": store.source.name,
         "genome_sha256": store.checksum,
         "regions": Path(config.bed or config.gtf or "").name or None,
-        "feature": config.feature if config.gtf else None,
+        "feature": (config.feature or "gene") if config.gtf else None,
         "model": model_name(config.model),
         "model_sha256": pretrained.fingerprint(folder)[1],
         "model_config": to_dict(job.embedder.model.config),

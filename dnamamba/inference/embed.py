@@ -9,7 +9,7 @@ long one in parts, from the state before.
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import numpy as np
 import torch
@@ -47,12 +47,23 @@ class How:
         What is made of the states of a span.
     rc
         What is made of the reverse complement.
+
+    Raises
+    ------
+    UsageError
+        For a pooling or a reading of strands that there is not.
     """
 
     layers: tuple[int, ...]
     mean: bool = False
     pool: Pool = "mean"
     rc: Strands = "none"
+
+    def __post_init__(self) -> None:
+        for name, kind in (("pool", Pool), ("rc", Strands)):
+            if getattr(self, name) not in get_args(kind):
+                known = ", ".join(get_args(kind))
+                raise UsageError(f"{name}: {getattr(self, name)!r} is not one of {known}")
 
     def names(self, config: ModelConfig) -> list[str]:
         """Name the columns: `8_0` is channel 0 after block 8, `rc` before it on the other strand.

@@ -324,7 +324,9 @@ def _compare(
         if names:
             first = min(names)
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise CheckpointError(f"{path}: {what} {first}{more}; it does not fit {CONFIG}")
+            raise CheckpointError(
+                f"{path}: {what} {first}{more}; it and {CONFIG} are of different models"
+            )
 
 
 def _with_place(message: str, path: Path) -> str:

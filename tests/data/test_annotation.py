@@ -117,7 +117,7 @@ def test_names_unlike_any() -> None:
 
 def test_regions_off_the_end_are_counted_and_the_first_named() -> None:
     assert fail([("chr2", 50), *[("chr2", 1051)] * 1000, ("3", 1)]) == (
-        "x.bed: behind the end of a contig of x.fa (is it another assembly?): "
+        "x.bed: behind a contig's end in x.fa (another assembly's, or to be cut): "
         + ", ".join(f"line {number} (to 1,051, and chr2 has 50 bases)" for number in range(2, 7))
         + " and 995 more; not in x.fa: `3` (1 line); it holds `chr1`, `chr2`, `chrM`; "
         "grep -w ^chr2 keeps the lines of chr2"

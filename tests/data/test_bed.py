@@ -169,7 +169,7 @@ def test_values_of_a_bed_graph_are_no_names(tmp_path: Path) -> None:
         ("chr1\tstart\tend", "no whole numbers from 0 on: line 3 ('start' to 'end')"),
         (f"chr1\t1\t{'9' * 5000}", "no whole numbers from 0 on: line 3"),
         ("chr1\t20\t10", "start lies behind end: line 3 (20 to 10)"),
-        ("chr2\t0\t51", "behind the end of a contig of x.fa (is it another assembly?): line 3"),
+        ("chr2\t0\t51", "behind a contig's end in x.fa (another assembly's, or to be cut): line 3"),
         ("2\t0\t50", "not in x.fa: `2` (1 line; did you mean `chr2`?)"),
         ("chr1\t0\t10\ta", "not 3 columns, as in lines before: line 3 (4 columns)"),
         ("chr1\t0\t10\t", "not 3 columns, as in lines before: line 3 (4 columns)"),

@@ -1,6 +1,6 @@
 import functools
 from collections.abc import Sequence
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
@@ -175,3 +175,9 @@ def test_layers_are_read(text: str, layers: tuple[int, ...], mean: bool) -> None
 def test_other_layers_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--layer"):
         parse_layers(text, ModelConfig(16, 8))
+
+
+@pytest.mark.parametrize("settings", [{"pool": "MEAN"}, {"rc": "both"}])
+def test_what_there_is_not_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="is not one of"):
+        How((1,), **settings)

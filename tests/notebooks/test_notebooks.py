@@ -13,7 +13,7 @@ from matplotlib.image import imread
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
-ENDS_WITH = {"pretrain": "bits per base", "classify": "orangutan_mt"}
+ENDS_WITH = {"pretrain": "bits per base"}
 """What the last text of a notebook says; the others end in a picture."""
 WARNINGS_ARE_ERRORS = """
 import warnings

@@ -13,6 +13,7 @@ from dnamamba.data.store import Store, open_store
 from dnamamba.models import pretrained
 from dnamamba.models.backbone import ModelConfig
 from dnamamba.models.heads import LanguageModel
+from dnamamba.pipelines.embed import PART
 from tests.pipelines.runs import launch, read_h5ad
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -114,7 +115,7 @@ def test_regions_come_with_their_columns(
     path = bed("chr2\t700\t900\tb\t7\t-\nchr1\t10\t60\ta\t5\t+\nchr1\t0\t60\ta\t2\t.\n")
     found = read_h5ad(embed("--bed", path))
     assert found.obs["name"].tolist() == ["b", "a", "a"]
-    assert found.obs["strand"].tolist() == ["-", "+", "+"]
+    assert found.obs["strand"].tolist() == ["-", "+", "."]
     assert found.obs["score"].tolist() == [7, 5, 2]
     assert found.obs["start"].tolist() == [700, 10, 0]
     wanted = states(backbone, store, "chr2", 700, 900, reverse=True)
@@ -325,8 +326,10 @@ def test_what_exists_is_kept(embed: Embed, capsys: pytest.CaptureFixture[str]) -
     embed("--window", "2000", code=2)
     assert "exists; --force replaces it" in capsys.readouterr().err
     assert output.read_bytes() == before
-    embed("--window", "2000", "--resume")
+    embed("--window", "1000", "--resume")
     assert "is finished; --force makes it anew" in capsys.readouterr().err
+    embed("--window", "2000", "--resume", code=2)
+    assert "is of another job" in capsys.readouterr().err
     assert output.read_bytes() == before
     embed("--window", "2000", "--force")
     assert output.read_bytes() != before
@@ -343,7 +346,8 @@ def test_a_full_disk_is_said(
 
     with monkeypatch.context() as patch:
         patch.setattr("dnamamba.pipelines.embed_job.take_space", full)
-        embed("--window", "1000", code=1)
+        output = embed("--window", "1000", code=1)
+    assert not output.with_name(output.name + PART).exists()
     assert "disk full while writing" in capsys.readouterr().err
 
 
@@ -360,6 +364,7 @@ def test_a_full_disk_is_said(
         (["--bed", "x.bed"], "x.bed: no such file"),
         (["--contigs", "chrX"], "chrX"),
         (["--batch", "some"], "not a count"),
+        (["--feature", "exon"], "--feature: is of an annotation, so give --gtf"),
     ],
 )
 def test_faults_are_said(refused: Refused, arguments: list[str], said: str) -> None:
@@ -377,7 +382,7 @@ def test_a_bed_of_another_genome_is_refused_at_once(
     for what in (
         "`1` (1 line; did you mean `chr1`?)",
         "`X` (2 lines",
-        "behind the end of a contig",
+        "behind a contig's end",
     ):
         assert what in said
 

@@ -82,7 +82,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         ) from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: a pickle that holds more than tensors ({_reason(error)}); it is not executed"
+            f"{path}: a pickle that holds more than tensors ({_reason(error)}); it is not "
+            "executed; ask its maker for safetensors"
         ) from error
     except (RuntimeError, EOFError, ValueError) as error:
         raise CheckpointError(f"{path}: cut short or no weights ({_reason(error)})") from error
