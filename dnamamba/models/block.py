@@ -23,13 +23,8 @@ from dnamamba.kernels.norm.autograd import MAX_CHANNELS
 from dnamamba.kernels.scan.inputs import MAX_STATES
 from dnamamba.kernels.split import name_of
 from dnamamba.models.mixers import Mixer
-from dnamamba.models.mixers.mamba import (
-    BiMamba,
-    DeltaProjection,
-    Mamba,
-    MambaState,
-    directions,
-)
+from dnamamba.models.mixers.mamba import BiMamba, Mamba, MambaState, directions
+from dnamamba.models.projection import is_matrix, matrix_of
 
 Recompute = Literal["none", "scan", "block"]
 """What is made again in the backward: nothing, all but scans, or whole blocks."""
@@ -155,13 +150,13 @@ class Block(nn.Module):
 
         mixer = cast(Mamba | BiMamba, self.mixer)
         ways = directions(mixer)
-        shared = Shared(self.norm.weight, mixer.in_proj.weight, mixer.out_proj.weight)
+        shared = Shared(self.norm.weight, matrix_of(mixer.in_proj), matrix_of(mixer.out_proj))
         weights = [
             Direction(
                 way.conv1d.weight.squeeze(1),
                 way.conv1d.bias,
-                way.x_proj.weight,
-                way.dt_proj.weight,
+                matrix_of(way.x_proj),
+                matrix_of(way.dt_proj),
                 way.dt_proj.bias,
                 way.A_log,
                 way.D,
@@ -203,7 +198,7 @@ def _multiplied_in(weight: Tensor) -> torch.dtype:
 def _fuses(mixer: nn.Module, x: Tensor, dtype: torch.dtype, stateful: bool) -> bool:
     """Tell whether `mixers.fused` can take a block's input x, to compute in `dtype`.
 
-    It reads the projections' weights, so they have to be no more than what they seem.
+    It multiplies with the projections' matrices, so they have to be no more than these.
     """
     ways = directions(mixer)
     return (
@@ -215,7 +210,7 @@ def _fuses(mixer: nn.Module, x: Tensor, dtype: torch.dtype, stateful: bool) -> b
         and scan_backend_for(ways[0].backend, x.device, dtype) == "triton"
         and ways[0].A_log.shape[1] <= MAX_STATES
         and ways[0].conv1d.weight.shape[-1] <= MAX_WIDTH
-        and all(_is_plain(module) for module in _projections(mixer))
+        and all(map(is_matrix, _projections(mixer)))
     )
 
 
@@ -224,21 +219,6 @@ def _projections(mixer: nn.Module) -> Iterator[nn.Module]:
     yield mixer.get_submodule("out_proj")
     for way in directions(mixer):
         yield from (way.x_proj, way.dt_proj)
-
-
-def _is_plain(module: nn.Module) -> bool:
-    """Tell whether a projection is its weight alone: no adapter, no quantised weight, no hook."""
-    hooks = (
-        module._forward_hooks,
-        module._forward_pre_hooks,
-        module._backward_hooks,
-        module._backward_pre_hooks,
-    )
-    return (
-        type(module) in (nn.Linear, DeltaProjection)
-        and type(module.weight) is nn.Parameter
-        and not any(hooks)
-    )
 
 
 def _context(recompute: Recompute) -> dict[str, Any]:

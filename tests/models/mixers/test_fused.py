@@ -10,6 +10,7 @@ from dnamamba.errors import UsageError
 from dnamamba.models.block import Block, Recompute, RMSNorm
 from dnamamba.models.mixers.fused import FusedBlock
 from dnamamba.models.mixers.mamba import BiMamba, Mamba, MambaState, directions
+from dnamamba.models.projection import matrix_of
 
 HERE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 """Without a GPU, Triton's interpreter runs the kernels."""
@@ -27,6 +28,21 @@ def build(
     block = Block(mixer, RMSNorm(width, 1e-5))
     nn.init.normal_(block.norm.weight)
     return block.to(device)
+
+
+def adapt(block: Block, method: str) -> None:
+    """Give the projections adapters that change them, and are alone to be trained."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(
+        r=2,
+        lora_alpha=4,
+        use_dora=method == "dora",
+        target_modules=["in_proj", "x_proj", "out_proj"],
+    )
+    peft.inject_adapter_in_model(config, block)
+    for name, parameter in block.named_parameters():
+        if "lora_" in name:
+            nn.init.normal_(parameter, mean=float("magnitude" in name), std=0.2)
 
 
 def run(
@@ -58,7 +74,8 @@ def run(
     if stateful:
         results |= {"conv_after": after.conv, "scan_after": after.scan}
     loss = sum((result.float().sin()).sum() for result in results.values())
-    asked = {"x": leaves["x"], **dict(block.named_parameters())}
+    trained = {name: each for name, each in block.named_parameters() if each.requires_grad}
+    asked = {"x": leaves["x"], **trained}
     if added:
         asked["residual"] = leaves["residual"]
     if stateful:
@@ -86,10 +103,13 @@ def check(
     monkeypatch: pytest.MonkeyPatch,
     sizes: tuple[int, int, int] = SMALL,
     kind: type[nn.Module] = Mamba,
+    method: str = "",
     **options: bool,
 ) -> None:
     calls = count_fused(monkeypatch)
     block = build(device, sizes, kind)
+    if method:
+        adapt(block, method)
     for way in directions(block.mixer):
         way.backend = "chunked"
     wanted = run(block, device, sizes, **options)
@@ -127,6 +147,38 @@ def test_equals_the_modules_under_autocast(added: bool, monkeypatch: pytest.Monk
     check(HERE, monkeypatch, stateful=True, added=added, autocast=True)
 
 
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_equals_the_modules_with_adapters(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(HERE, monkeypatch, method=method, stateful=False, added=True, autocast=False)
+
+
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_an_adapted_block_equals_the_merged_one(method: str) -> None:
+    """Bit for bit under autocast; the adapter's gradients are what the matrices' lead to."""
+    adapted, merged = build(HERE), build(HERE)
+    adapt(adapted, method)
+    names = ("in_proj", "x_proj", "out_proj")
+    matrices = {name: matrix_of(adapted.mixer.get_submodule(name)) for name in names}
+    for name, matrix in matrices.items():
+        merged.mixer.get_submodule(name).weight.data = matrix.detach()
+    for block in (adapted, merged):
+        block.mixer.backend = "triton"
+    found, wanted = (
+        run(block, HERE, SMALL, stateful=False, added=True, autocast=True)
+        for block in (adapted, merged)
+    )
+    for name in ("y", "total", "d x", "d residual"):
+        torch.testing.assert_close(found[name], wanted[name], rtol=0, atol=0, msg=name)
+    trained = {name: each for name, each in adapted.named_parameters() if each.requires_grad}
+    gradients = torch.autograd.grad(
+        list(matrices.values()),
+        list(trained.values()),
+        [wanted[f"d mixer.{name}.weight"] for name in matrices],
+    )
+    for name, gradient in zip(trained, gradients, strict=True):
+        torch.testing.assert_close(found[f"d {name}"], gradient, rtol=1e-5, atol=1e-6, msg=name)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("added", [False, True], ids=["first", "later"])
@@ -137,8 +189,8 @@ def test_equals_the_modules_on_a_gpu(
     check(cuda, monkeypatch, LARGE, BiMamba, stateful=False, added=added, autocast=autocast)
 
 
-@pytest.mark.parametrize("spoil", ["hook", "adapter", "subclass"])
-def test_only_plain_projections_are_read(spoil: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("spoil", ["hook", "adapter", "dropout", "subclass"])
+def test_only_matrices_are_read(spoil: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = count_fused(monkeypatch)
     block = build(HERE)
     block.mixer.backend = "triton"
@@ -147,6 +199,9 @@ def test_only_plain_projections_are_read(spoil: str, monkeypatch: pytest.MonkeyP
         mixer.in_proj.register_forward_hook(lambda *_: None)
     elif spoil == "adapter":
         mixer.out_proj = nn.Sequential(mixer.out_proj)
+    elif spoil == "dropout":
+        adapt(block, "lora")
+        mixer.in_proj.lora_dropout["default"] = nn.Dropout(0.1)
     else:
         mixer.x_proj.weight = type("Quantised", (nn.Parameter,), {})(mixer.x_proj.weight)
     block(torch.randn(1, 5, 8, device=HERE))
