@@ -238,7 +238,7 @@ def test_crlf_gzip_and_stdin(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         (line("gene", 20, 19, "gene_id g"), "start lies behind end: line 2 (20 to 19)"),
         (line("gene", 1, 9, "gene_id g", "plus"), "strand is none of + - . ?: line 2 ('plus')"),
         (line("gene", 1, 9, "g1"), "no gene_id among the attributes: line 2 ('g1')"),
-        (line("gene", 1, 1001, "gene_id g"), "another assembly?): line 2 (to 1,001, and chr1 has"),
+        (line("gene", 1, 1001, "gene_id g"), "to be cut): line 2 (to 1,001, and chr1 has"),
         (line("gene", 1, 9, "gene_id g")[3:], "not in x.fa: `1` (1 line; did you mean `chr1`?)"),
     ],
 )
