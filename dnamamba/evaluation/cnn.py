@@ -146,7 +146,7 @@ def _train(
                 logits = network(*_batch(codes, device))
                 targets = torch.from_numpy(labels[rows]).to(device)
                 optimizer.zero_grad()
-                functional.cross_entropy(logits, targets).backward()
+                torch.autograd.backward(functional.cross_entropy(logits, targets))
                 optimizer.step()
             loss = float(functional.cross_entropy(_logits(network, tuning), wanted))
             since += 1

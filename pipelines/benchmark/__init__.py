@@ -9,6 +9,7 @@ command = LazyGroup(
         "embed": "Embedding a genome, and the share that is not the model.",
         "generate": "Making new DNA, beside transformers.",
         "index": "Tokenising a genome, and windows from its store.",
+        "labels": "Accuracy by the number of labels, beside k-mers and others.",
         "kernels": "The kernels beside their floors, and other packages'.",
         "probe": "Embeddings of labelled sequences under a linear probe, beside k-mers.",
         "scan": "The selective scan, forward and backward.",
