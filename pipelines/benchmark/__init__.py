@@ -7,6 +7,7 @@ command = LazyGroup(
     package=__name__,
     table={
         "embed": "Embedding a genome, and the share that is not the model.",
+        "finetune": "Fine-tuning by method and precision: time, memory, accuracy.",
         "generate": "Making new DNA, beside transformers.",
         "index": "Tokenising a genome, and windows from its store.",
         "labels": "Accuracy by the number of labels, beside k-mers and others.",
