@@ -230,6 +230,29 @@ def _copy(response: HTTPResponse, out: IO[bytes], total: int | None, bar: Any) -
         bar.update(len(chunk))
 
 
+def download_text(url: str, scratch: Path) -> str:
+    """Bring a small text, asked for anew each time.
+
+    Parameters
+    ----------
+    url
+        http or https.
+    scratch
+        A name that may be used meanwhile.
+
+    Raises
+    ------
+    DnamambaError
+        As `download` does.
+    """
+    forget(scratch)
+    try:
+        download(url, scratch)
+        return scratch.read_text(encoding="utf-8", errors="replace")
+    finally:
+        forget(scratch)
+
+
 def published_md5(url: str, scratch: Path) -> str:
     """Look a file's MD5 up in the md5checksums.txt that the archive keeps beside it.
 
@@ -249,12 +272,7 @@ def published_md5(url: str, scratch: Path) -> str:
     """
     folder, _, name = url.rpartition("/")
     listing = f"{folder}/{_CHECKSUMS}"
-    forget(scratch)
-    try:
-        download(listing, scratch)
-        text = scratch.read_text(encoding="utf-8", errors="replace")
-    finally:
-        forget(scratch)
+    text = download_text(listing, scratch)
     for line in text.splitlines():
         digest, _, path = line.partition(" ")
         if path.strip().removeprefix("./") == name and re.fullmatch(r"[0-9a-f]{32}", digest):

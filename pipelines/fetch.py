@@ -1,8 +1,10 @@
-"""`dnamamba fetch`: bring known assemblies, verify them, and keep them as BGZF."""
+"""`dnamamba fetch`: bring known assemblies, verify them, and keep them as BGZF.
+
+Sets of labelled sequences are brought by `fetch_task` in `dnamamba.pipelines.fetch_tasks`.
+"""
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -14,39 +16,48 @@ from dnamamba import __version__
 from dnamamba.data.bgzf import recompress
 from dnamamba.data.catalog import SETS, SOURCES, Source, check_chromosomes, find_sources
 from dnamamba.data.download import download, forget, published_md5
-from dnamamba.data.place import lock
+from dnamamba.data.tasks import COLLECTIONS, TASKS, Task, find_tasks, is_task_name
+from dnamamba.data.tasks import FOLDER as TASK_FOLDER
 from dnamamba.errors import InputError, UsageError
-from dnamamba.files import atomic_path, describe_os_error, sha256, write_text
+from dnamamba.files import atomic_path, sha256, write_text
 from dnamamba.log import logger
 from dnamamba.pipelines import options
+from dnamamba.pipelines.fetch_parts import alone, kept, mirrored, part_path
+from dnamamba.pipelines.fetch_tasks import HUB, fetch_task
 from dnamamba.pipelines.table import print_table
 
 COLUMNS: Final = ("name", "species", "accession", "size", "checksum", "url")
 FOLDER: Final = Path("genomes")
 _LISTED: Final = "md5checksums.txt"
+_ON_THE_HUB: Final = "sha256 of the hub"
 _UNKNOWN: Final = "NA"
-_SETS: Final = "; ".join(
-    f"{name} stands for {', '.join(source.name for source in sources)}"
-    for name, sources in SETS.items()
+_SETS: Final = (
+    "; ".join(
+        f"{name} stands for {', '.join(source.name for source in sources)}"
+        for name, sources in SETS.items()
+    )
+    + f"; {' and '.join(COLLECTIONS)} for all of theirs"
 )
 
 
 def fetch(
     names: Sequence[str],
-    folder: Path = FOLDER,
+    folder: Path | None = None,
     *,
     mirror: str | None = None,
     force: bool = False,
     threads: int = 1,
 ) -> Iterator[Path]:
-    """Bring assemblies into a folder, one after the other.
+    """Bring assemblies and sets of labelled sequences into a folder, one after the other.
 
     Parameters
     ----------
     names
-        Assemblies, accessions or sets, as `find_sources` takes them.
+        Assemblies, accessions or sets of them, as `find_sources` takes them; and sets of labelled
+        sequences, as `find_tasks` does.
     folder
-        Where they go, as NAME.fa.gz, each with a NAME.fa.gz.json that says what it is.
+        Where assemblies go, as NAME.fa.gz, each with a NAME.fa.gz.json that says what it is; and
+        sets as `fetch_task` has it. None puts either where it is looked for, `genomes` or `tasks`.
     mirror
         Base URL in place of the archives' own hosts; the paths behind it are theirs.
     force
@@ -56,7 +67,7 @@ def fetch(
 
     Yields
     ------
-    The file of each, verified: BGZF, which `Genome` opens.
+    The file of each, verified: BGZF, which `Genome` opens; of a set, its train and its test side.
 
     Raises
     ------
@@ -67,24 +78,15 @@ def fetch(
     DnamambaError
         Where the server does not give the file, or the disk is full; what came is kept.
     """
-    for source in find_sources(names):
-        path = folder / f"{source.name}.fa.gz"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise describe_os_error(error, folder) from error
-        with lock(path), _kept(_part(path)):
+    tasks = find_tasks([name for name in names if is_task_name(name)])
+    for source in find_sources([name for name in names if not is_task_name(name)]):
+        path = (folder or FOLDER) / f"{source.name}.fa.gz"
+        with alone(path), kept(part_path(path)):
             if force or not _is_done(source, path):
-                _fetch_one(source, _at(mirror, source.url), path, threads)
+                _fetch_one(source, mirrored(mirror, source.url), path, threads)
         yield path
-
-
-def _at(mirror: str | None, url: str) -> str:
-    return url if mirror is None else mirror.rstrip("/") + urlsplit(url).path
-
-
-def _part(path: Path) -> Path:
-    return path.with_name(f"{path.name}.part")
+    for task in tasks:
+        yield from fetch_task(task, folder or TASK_FOLDER, mirror=mirror, force=force)
 
 
 def _record_path(path: Path) -> Path:
@@ -111,7 +113,7 @@ def _is_done(source: Source, path: Path) -> bool:
 def _fetch_one(source: Source, url: str, path: Path, threads: int) -> None:
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
         leftover.unlink()
-    part = _part(path)
+    part = part_path(path)
     md5 = source.md5 or published_md5(url, path.with_name(f"{path.name}.{_LISTED}"))
     download(url, part, size=source.size)
     with atomic_path(path) as temporary:
@@ -153,16 +155,6 @@ def _fetch_one(source: Source, url: str, path: Path, threads: int) -> None:
     )
 
 
-@contextmanager
-def _kept(part: Path) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        if part.exists():
-            logger.info("%s: kept; the same command goes on with it", part)
-        raise
-
-
 def _check_mirror(_context: click.Context, _option: click.Parameter, url: str | None) -> str | None:
     if url is not None and (urlsplit(url).scheme not in ("http", "https") or "//" not in url):
         raise UsageError(f"--url {url}: give an address that begins with https:// or http://")
@@ -175,9 +167,7 @@ def _check_mirror(_context: click.Context, _option: click.Parameter, url: str | 
     "-o",
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
-    default=FOLDER,
-    show_default=True,
-    help="The folder where genomes go.",
+    help=f"The folder where they go.  [{FOLDER}, or {TASK_FOLDER}]",
 )
 @options.force
 @click.option(
@@ -189,17 +179,19 @@ def _check_mirror(_context: click.Context, _option: click.Parameter, url: str | 
 @options.threads
 @options.verbosity
 def command(
-    names: tuple[str, ...], output: Path, force: bool, url: str | None, threads: int
+    names: tuple[str, ...], output: Path | None, force: bool, url: str | None, threads: int
 ) -> None:
-    """Fetch reference genomes: download, verify, recompress to BGZF.
+    """Fetch reference genomes, and labelled sequences to fit models to.
 
-    NAME is an assembly, a GenBank accession or a set; without one, the catalogue is listed. The
-    path of each genome is printed. A download that was interrupted goes on with the same command,
-    and a genome that is there already is not fetched again. Where the catalogue pins no checksum,
-    the archive's own md5checksums.txt is asked.
+    NAME is an assembly, a GenBank accession or a set of them, such as great-apes; or labelled
+    sequences, such as genomic-benchmarks/human_enhancers_ensembl, which dnamamba finetune takes by
+    the same name. Without NAME, the catalogue is listed. The path of each file is printed. Genomes
+    are kept as BGZF. A download that was interrupted goes on with the same command, and what is
+    there already is not fetched again. Where the catalogue pins no checksum, the archive's own
+    md5checksums.txt is asked, or the hub.
     """
     if not names:
-        print_table(COLUMNS, map(_row, SOURCES))
+        print_table(COLUMNS, [*map(_row, SOURCES), *map(_task_row, TASKS)])
         return
     for path in fetch(names, output, mirror=url, force=force, threads=threads):
         click.echo(str(path))
@@ -209,3 +201,8 @@ def _row(source: Source) -> tuple[str, ...]:
     size = _UNKNOWN if source.size is None else str(source.size)
     checksum = f"md5:{source.md5}" if source.md5 else _LISTED
     return source.name, source.species, source.accession, size, checksum, source.url
+
+
+def _task_row(task: Task) -> tuple[str, ...]:
+    url = f"{HUB}/datasets/{task.repository}"
+    return task.name, task.species, task.revision or "main", _UNKNOWN, _ON_THE_HUB, url

@@ -11,6 +11,7 @@ import torch
 
 from dnamamba.config import from_dict, read_toml
 from dnamamba.data.outcomes import KINDS
+from dnamamba.data.tasks import FOLDER, find_files, is_task_name
 from dnamamba.errors import UsageError
 from dnamamba.kernels.dispatch import BACKENDS
 from dnamamba.pipelines import options
@@ -24,6 +25,12 @@ from dnamamba.pipelines.numbers import Count
 @click.command("finetune")
 @click.argument("train", type=click.Path(path_type=Path))
 @click.option("-m", "--model", metavar="DIR", help="Model to start from, a folder or a hub's.")
+@click.option(
+    "--data",
+    "folder",
+    type=click.Path(path_type=Path),
+    help=f"Where data sets named by TRAIN lie.  [{FOLDER}]",
+)
 @click.option("--valid", type=click.Path(path_type=Path), help="What the best is chosen on.")
 @click.option("--test", type=click.Path(path_type=Path), help="What is measured at the end.")
 @click.option("--method", type=click.Choice(list(RATES)), help="What is trained.  [lora]")
@@ -53,7 +60,11 @@ from dnamamba.pipelines.numbers import Count
 @click.option("--patience", type=Count(), metavar="N", help="Validations without gain.  [5]")
 @click.option("--validate-every", type=Count(), metavar="N", help="Steps.  [a twentieth]")
 @click.option("--checkpoint-every", type=Count(), metavar="N", help="Steps.  [a twentieth]")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), help="[auto]")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="[auto]")
+@click.option(
+    "--weights", type=click.Choice(["fp32", "int8", "fp8"]), help="That stand still.  [fp32]"
+)
+@click.option("--optimizer-bits", type=Count(), metavar="32|8", help="Of its moments.  [32]")
 @click.option("--recompute", type=click.Choice(["auto", "none", "scan", "block"]), help="[auto]")
 @click.option("--backend", type=click.Choice(BACKENDS), help="How scans run.  [auto]")
 @click.option("--allow-overlap", is_flag=True, help="Fit though test sequences are in TRAIN.")
@@ -70,6 +81,7 @@ def command(
     context: click.Context,
     /,
     train: Path,
+    folder: Path | None,
     valid: Path | None,
     test: Path | None,
     config: Path | None,
@@ -84,8 +96,9 @@ def command(
     """Fit a model to the labelled sequences in TRAIN, and measure it.
 
     TRAIN is CSV, TSV or Parquet with a sequence and its labels in each row: one of several classes,
-    any of several labels (a column of 0 and 1 for each --label), or numbers. What is left in RUN
-    predicts others: dnamamba predict RUN FILE.
+    any of several labels (a column of 0 and 1 for each --label), or numbers. TRAIN may also be the
+    name of a data set that dnamamba fetch brings: its train side, and its test side as --test. What
+    is left in RUN predicts others: dnamamba predict RUN FILE.
     """
     torch.set_num_threads(threads)
     asked = {**(read_toml(config) if config else {}), **options.given(context, settings)}
@@ -93,11 +106,19 @@ def command(
         raise UsageError(
             "-m MODEL: a pretrained model is wanted, a folder or owner/name on the hub"
         )
+    output = output or Path("runs") / f"finetune-{train.name.partition('.')[0]}"
+    if is_task_name(str(train)) and not train.exists():
+        files = find_files(str(train), folder or FOLDER)
+        train, test = files.train, test or files.test
+        asked.setdefault("sequence", files.sequence)
+    elif folder is not None:
+        raise UsageError(
+            f"--data: goes with the name of a data set, and {train} is none; see fetch"
+        )
     if "lr" in asked:
         asked["optimizer"] = {**asked.get("optimizer", {}), "lr": asked.pop("lr")}
     start = {"lr": RATES.get(asked.get("method", "lora"), 0.0), "weight_decay": 0.01}
     values = {**asked, "optimizer": {**start, **asked.get("optimizer", {})}}
-    output = output or Path("runs") / f"finetune-{train.name.partition('.')[0]}"
     code = finetune(
         train,
         output,

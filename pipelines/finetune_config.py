@@ -11,10 +11,12 @@ from dnamamba.data.examples import LABEL, SEQUENCE
 from dnamamba.data.outcomes import Kind
 from dnamamba.errors import UsageError
 from dnamamba.log import logger
-from dnamamba.models.adapters import AdapterConfig
+from dnamamba.models.adapters import AdapterConfig, require_peft
 from dnamamba.models.classifier import Pool
+from dnamamba.models.precision import require_precision
+from dnamamba.models.quantised import require_bits, require_torchao
 from dnamamba.training import plan
-from dnamamba.training.optimizer import OptimizerConfig
+from dnamamba.training.optimizer import Bits, OptimizerConfig
 
 Method = Literal["full", "frozen", "lora", "dora"]
 RATES: Final[dict[Method, float]] = {"full": 3e-4, "frozen": 1e-3, "lora": 1e-3, "dora": 1e-3}
@@ -54,7 +56,11 @@ class FinetuneConfig:
     patience
         Validations without a better one after which the fit ends.
     precision, recompute, backend
-        As in pretraining.
+        As in pretraining; and fp16, whose gradients are scaled.
+    weights
+        What projections that stand still are kept in.
+    optimizer_bits
+        Of the optimiser's moments.
     validate_every, checkpoint_every
         Steps between two validations, and between two checkpoints.
     seed
@@ -79,7 +85,9 @@ class FinetuneConfig:
     batch: int | None = None
     micro_batch: int | None = None
     patience: int = 5
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    weights: Literal["fp32", "int8", "fp8"] = "fp32"
+    optimizer_bits: Bits = 32
     recompute: Literal["auto", "none", "scan", "block"] = "auto"
     backend: str = "auto"
     validate_every: int | None = None
@@ -115,12 +123,30 @@ def require_sound(config: FinetuneConfig) -> None:
         faults.append(f"labels {', '.join(config.labels)}: a column is named twice")
     if config.sequence in config.labels:
         faults.append(f"labels: `{config.sequence}` holds the sequences")
+    if config.weights != "fp32" and config.method == "full":
+        faults.append(
+            f"weights {config.weights}: full trains them, which 8 bits are too coarse for; take "
+            "lora, dora or frozen"
+        )
+    if config.optimizer_bits != 32 and config.method == "frozen":
+        faults.append("optimizer_bits: goes with full, lora or dora; frozen has no optimiser")
     try:
         _ = config.adapter
     except UsageError as error:
         faults.append(str(error))
     if faults:
         raise UsageError("; ".join(faults))
+
+
+def require_able(config: FinetuneConfig, device: torch.device) -> None:
+    """Raise a UsageError for a library that is missing, or what a device cannot do."""
+    require_precision(config.precision, device)
+    if config.adapter:
+        require_peft()
+    if config.weights != "fp32":
+        require_bits(config.weights, device)
+    if config.optimizer_bits == 8:
+        require_torchao("optimizer_bits 8")
 
 
 def choose_sizes(

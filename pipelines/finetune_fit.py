@@ -14,15 +14,17 @@ from dnamamba.errors import UsageError
 from dnamamba.files import require_file, write_text
 from dnamamba.log import logger, write_run_record
 from dnamamba.models import pretrained
-from dnamamba.models.adapters import Adapters, require_peft
+from dnamamba.models.adapters import Adapters
 from dnamamba.models.block import Recompute
 from dnamamba.models.hub import is_hub_id, model_folder
 from dnamamba.models.predictor import Predictor, PredictorConfig
+from dnamamba.models.quantised import quantise
 from dnamamba.pipelines import options
 from dnamamba.pipelines.finetune_config import (
     FinetuneConfig,
     choose_sizes,
     choose_steps,
+    require_able,
     require_sound,
 )
 from dnamamba.pipelines.finetune_data import Sides, read_sides
@@ -95,8 +97,6 @@ def finetune(
         For a model that cannot be read.
     """
     require_sound(config)
-    if config.adapter:
-        require_peft()
     place = options.resolve_device(device)
     if not force or resume:
         options.prepare_output(output, force=force, resume=resume)
@@ -106,6 +106,7 @@ def finetune(
         free = {name: value for name, value in (asked or {}).items() if name in MAY_CHANGE}
         values = {**record["config"], **free}
         config = from_dict(FinetuneConfig, values, str(output / "run.json"))
+    require_able(config, place)
     inputs = _inputs(table, valid, test, config)
     if record:
         require_same_inputs(output, record["inputs"], inputs)
@@ -157,6 +158,8 @@ def _set_up(
     chosen = choose_sizes(config, device, len(lengths), int(lengths.max()))
     language = pretrained.load(config.model, device)
     language.backend = config.backend
+    if config.weights != "fp32":
+        quantise(language, config.weights)
     adapters = None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

@@ -5,13 +5,14 @@ the backbone has learnt before it is of use (Kumar et al., arXiv 2202.10054).
 """
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dnamamba.evaluation.probe import deviations, fit_probe
+from dnamamba.evaluation.probe import STRENGTHS, deviations, fit_probe
 from dnamamba.inference.predict import features_of
 from dnamamba.log import logger
 from dnamamba.pipelines.finetune_data import Side
@@ -19,6 +20,9 @@ from dnamamba.pipelines.finetune_job import Fit
 
 ROWS: Final = 4096
 """Training rows that a head is fitted on, at most, where training follows."""
+GENTLE: Final = tuple(strength for strength in STRENGTHS if strength <= 0.01)
+"""Inverse strengths of the penalty where training follows: a head with weights that are large to
+part a few sequences is thrown about by what the backbone's first steps change."""
 PENALTIES: Final = tuple(10.0**power for power in range(-4, 5))
 """Of a ridge regression, in rows."""
 
@@ -29,14 +33,17 @@ def fit_head(fit: Fit) -> None:
     if fit.config.method != "frozen" and len(train) > ROWS:
         random = np.random.default_rng(fit.config.seed)
         train = train.of(np.sort(random.permutation(len(train))[:ROWS]))
+    still = fit.config.method == "frozen"
+    strengths = STRENGTHS if still else GENTLE
+    penalties = PENALTIES if still else [penalty for penalty in PENALTIES if penalty >= 100]
     features, tuning = (_features(fit, side) for side in (train, fit.sides.valid))
     labels, wanted = train.outcomes.values, fit.sides.valid.outcomes.values
     if train.outcomes.kind == "classes":
         names = len(train.outcomes.names)
-        weights, intercepts = _classes(features, labels, tuning, wanted, names)
+        weights, intercepts = _classes(features, labels, tuning, wanted, names, strengths)
     elif train.outcomes.kind == "labels":
         each = [
-            _label(features, labels[:, column], tuning, wanted[:, column])
+            _label(features, labels[:, column], tuning, wanted[:, column], strengths)
             for column in range(labels.shape[1])
         ]
         weights = np.stack([weight for weight, _ in each])
@@ -47,7 +54,7 @@ def fit_head(fit: Fit) -> None:
             (values - np.array(config.centres)) / np.array(config.scales)
             for values in (labels, wanted)
         )
-        weights, intercepts = _values(features, numbers, tuning, tested)
+        weights, intercepts = _values(features, numbers, tuning, tested, penalties)
     with torch.no_grad():
         fit.predictor.head.weight.copy_(torch.from_numpy(weights))
         fit.predictor.head.bias.copy_(torch.from_numpy(intercepts))
@@ -65,6 +72,7 @@ def _classes(
     tuning: NDArray[np.float64],
     wanted: NDArray[np.int64],
     names: int,
+    strengths: Sequence[float],
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Return the weights and intercepts of classes, (names, width) and (names,).
 
@@ -82,6 +90,7 @@ def _classes(
         places,
         tuning[known],
         np.searchsorted(there, wanted[known]),
+        strengths=strengths,
         threads=torch.get_num_threads(),
     )
     weights[there] = probe.weights / probe.scale
@@ -94,10 +103,11 @@ def _label(
     labels: NDArray[np.bool_],
     tuning: NDArray[np.float64],
     wanted: NDArray[np.bool_],
+    strengths: Sequence[float],
 ) -> tuple[NDArray[np.floating], float]:
     """Return the weights (width,) and the intercept of a label: its odds over those of none."""
     weights, intercepts = _classes(
-        features, labels.astype(np.int64), tuning, wanted.astype(np.int64), 2
+        features, labels.astype(np.int64), tuning, wanted.astype(np.int64), 2, strengths
     )
     return weights[1] - weights[0], float(intercepts[1] - intercepts[0])
 
@@ -107,12 +117,13 @@ def _values(
     numbers: NDArray[np.float64],
     tuning: NDArray[np.float64],
     wanted: NDArray[np.float64],
+    penalties: Sequence[float],
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     from sklearn.linear_model import Ridge
 
     mean, scale = features.mean(0), deviations(features)
     features, tuning = (features - mean) / scale, (tuning - mean) / scale
-    fits = [Ridge(alpha=penalty).fit(features, numbers) for penalty in PENALTIES]
+    fits = [Ridge(alpha=penalty).fit(features, numbers) for penalty in penalties]
     errors = [((each.predict(tuning).reshape(wanted.shape) - wanted) ** 2).mean() for each in fits]
     best = fits[int(np.argmin(errors))]
     weights = best.coef_.reshape(numbers.shape[1], -1) / scale

@@ -54,6 +54,8 @@ class Fit:
             length=int(self.sides.train.lengths.max()),
             validate_every=config.validate_every or 1,
             checkpoint_every=config.checkpoint_every or 1,
+            # A head that is sure of a few labels is far off on others: patience ends that.
+            exploded_bits=math.inf,
         )
 
     @property

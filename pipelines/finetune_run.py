@@ -8,6 +8,7 @@ from dnamamba.config import to_dict
 from dnamamba.evaluation.language import Score
 from dnamamba.log import logger, read_metrics
 from dnamamba.models import pretrained
+from dnamamba.models.precision import scaler_for
 from dnamamba.models.predictor import save_predictor
 from dnamamba.pipelines.finetune_head import fit_head
 from dnamamba.pipelines.finetune_job import Fit
@@ -71,8 +72,9 @@ def train(fit: Fit) -> int | None:
     -------
     None if it is trained to the end, or the exit code after a signal.
     """
-    optimizer = build_optimizer(fit.predictor, fit.optimizer)
-    checkpoints = Checkpoints(fit.folder, fit.predictor, optimizer, _identity(fit))
+    optimizer = build_optimizer(fit.predictor, fit.optimizer, fit.config.optimizer_bits)
+    scaler = scaler_for(fit.precision, fit.device)
+    checkpoints = Checkpoints(fit.folder, fit.predictor, optimizer, _identity(fit), scaler=scaler)
     start = done = checkpoints.restore()
     if start:
         logger.info("going on from step %s of %s", f"{start:,}", f"{fit.loop.steps:,}")
@@ -105,6 +107,7 @@ def train(fit: Fit) -> int | None:
                 start=start,
                 workers=0,
                 validated=keep_best,
+                scaler=scaler,
             )
             if done == fit.loop.steps:
                 score = fit.score(stop)
@@ -136,6 +139,7 @@ def card_of(fit: Fit, figures: dict[str, float]) -> str:
         "lora": f"a head and LoRA of rank {config.rank}",
         "dora": f"a head and DoRA of rank {config.rank}",
     }[config.method]
+    kept = "" if config.weights == "fp32" else f", beside weights in {config.weights}"
     space = ", and the state spaces' own parameters" if config.state_space else ""
     base = "" if about.base is None else f" The weights of `{about.base}` are not in this folder."
     return pretrained.model_card(
@@ -143,7 +147,7 @@ def card_of(fit: Fit, figures: dict[str, float]) -> str:
         name=f"Predictor of {', '.join(about.names)}",
         data=[f"`{Path(entry['path']).name}` (SHA-256 {entry['sha256']})" for entry in fit.inputs],
         metrics=figures,
-        notes=f"Fitted on {len(fit.sides.train):,} sequences ({how}{space}), and chosen on "
+        notes=f"Fitted on {len(fit.sides.train):,} sequences ({how}{space}{kept}), and chosen on "
         f"{len(fit.sides.valid):,}.{base} `dnamamba predict` uses it.",
     )
 

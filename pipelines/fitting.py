@@ -12,11 +12,12 @@ from typing import Final, Protocol
 
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
 
 from dnamamba.errors import DnamambaError
 from dnamamba.evaluation.language import Objective, Score
 from dnamamba.log import logger
-from dnamamba.models.precision import Autocast
+from dnamamba.models.precision import UNSCALED, Autocast
 from dnamamba.processes import LostProcessError, Processes, losses_told
 from dnamamba.training.checkpoint import list_states, state_step
 from dnamamba.training.divergence import DivergedError
@@ -54,7 +55,7 @@ class Job(Protocol):
 
     @property
     def precision(self) -> str:
-        """Of a forward pass, fp32 or bf16."""
+        """Of a forward pass, fp32, bf16 or fp16."""
 
     @property
     def device(self) -> torch.device:
@@ -96,6 +97,7 @@ def fit_job(
     start: int,
     workers: int,
     validated: Callable[[Score], None] = lambda _: None,
+    scaler: GradScaler = UNSCALED,
 ) -> int:
     """Train from step `start` on, go back where the loss diverges, and return the steps done.
 
@@ -113,6 +115,8 @@ def fit_job(
         Processes that read ahead.
     validated
         Called with the score of each validation that was not made before.
+    scaler
+        As `fit` takes it.
 
     Raises
     ------
@@ -150,6 +154,7 @@ def fit_job(
                     skipped=checkpoints.skipped,
                     autocast=job.autocast,
                     processes=job.processes,
+                    scaler=scaler,
                 )
             except DivergedError as error:
                 start = _roll_back(job, checkpoints, error)

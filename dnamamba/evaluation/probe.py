@@ -1,6 +1,7 @@
 """A linear probe: logistic regression on standardised features, its penalty chosen on others."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -48,6 +49,7 @@ def fit_probe(
     tuning: NDArray[np.floating],
     tuning_labels: NDArray[np.int64],
     *,
+    strengths: Sequence[float] = STRENGTHS,
     threads: int = 1,
 ) -> Probe:
     """Fit a probe, and choose its penalty by the log loss on other data.
@@ -58,6 +60,8 @@ def fit_probe(
         (items, features), and (items,) the numbers of their classes; each class is there.
     tuning, tuning_labels
         Likewise.
+    strengths
+        To choose from.
     threads
         Of matrix products.
     """
@@ -66,7 +70,7 @@ def fit_probe(
     mean, scale = train.mean(0), deviations(train)
     train, tuning = (train - mean) / scale, (tuning - mean) / scale
     best: tuple[float, float, Any] = (math.inf, 0.0, None)
-    for strength in STRENGTHS:
+    for strength in strengths:
         with threadpool_limits(threads):
             model = LogisticRegression(C=strength, solver="newton-cg").fit(train, labels)
             found = np.maximum(model.predict_proba(tuning), np.finfo(float).tiny)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from dnamamba.errors import CheckpointError, UsageError
 from dnamamba.models import beside
 from dnamamba.models.heads import LanguageModel
+from dnamamba.models.quantised import QuantisedLinear, hushed
 
 Method = Literal["lora", "dora"]
 CONFIG: Final = "adapter.json"
@@ -105,7 +106,7 @@ class Adapters:
         self._targets = [
             name
             for name, module in model.backbone.layers.named_modules(prefix="backbone.layers")
-            if type(module) is nn.Linear and ".mixer." in name
+            if type(module) in (nn.Linear, QuantisedLinear) and ".mixer." in name
         ]
         if not self._targets:
             raise UsageError("the model has no projection that an adapter could change")
@@ -139,7 +140,7 @@ class Adapters:
             use_dora=config.method == "dora",
             target_modules=self._targets,
         )
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), hushed():
             warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
             inject_adapter_in_model(lora, self.model, adapter_name=_inside(name))
         self.configs[name] = config
@@ -175,9 +176,12 @@ class Adapters:
 
         Returns
         -------
-        The model, with the same outputs, and plain projections that nothing trains.
+        The model, with the same outputs, and plain projections that nothing trains; those that were
+        kept in 8 bits are plain, too.
         """
         for path, layer in list(self._named_layers()):
+            if isinstance(layer.base_layer, QuantisedLinear):
+                layer.base_layer = layer.base_layer.plain()
             if self.in_use is not None:
                 layer.merge(adapter_names=[_inside(self.in_use)])
             parent, _, child = path.rpartition(".")

@@ -1,4 +1,7 @@
-"""Models by name: the sizes of the Mamba paper's genomics experiments (arXiv 2312.00752)."""
+"""Models by name: the sizes of the Mamba paper's genomics experiments (arXiv 2312.00752).
+
+470k is that of Caduceus on short labelled sequences (arXiv 2403.03234).
+"""
 
 import dataclasses
 import difflib
@@ -15,6 +18,7 @@ def _size(layers: int, width: int) -> ModelConfig:
 
 PRESETS: dict[str, ModelConfig] = {
     "250k": _size(4, 64),
+    "470k": _size(2, 128),
     "700k": _size(5, 96),
     "1.4m": _size(6, 128),
     "3.5m": _size(7, 192),

@@ -12,23 +12,23 @@ import torch
 from torch import Tensor, nn
 
 from dnamamba.models.mixers.mamba import DeltaProjection
+from dnamamba.models.quantised import QuantisedLinear
 
 
 def is_matrix(module: nn.Module) -> bool:
     """Tell whether `matrix_of` gives all that a projection without bias does.
 
-    It does not for quantised weights, hooks, dropout, and adapters of other kinds than LoRA and
-    DoRA.
+    It does not for weights that are more than a tensor (but `QuantisedLinear`'s), hooks, dropout,
+    and adapters of other kinds than LoRA and DoRA.
     """
     if _is_watched(module):
         return False
     if not _is_adapted(module):
-        return type(module) in (nn.Linear, DeltaProjection) and _is_plain(module.weight)
+        return _is_plain(module)
     adapted: Any = module
     return (
-        type(adapted.base_layer) is nn.Linear
+        _is_plain(adapted.base_layer)
         and not _is_watched(adapted.base_layer)
-        and _is_plain(adapted.base_layer.weight)
         and not adapted.merged
         and not adapted.fan_in_fan_out
         and all(_can_add(adapted, name) for name in _adapters_of(adapted))
@@ -53,8 +53,11 @@ def matrix_of(module: nn.Module) -> Tensor:
     return weight
 
 
-def _is_plain(weight: Any) -> bool:
-    return type(weight) is nn.Parameter
+def _is_plain(module: nn.Module) -> bool:
+    kind = type(module)
+    if kind in (nn.Linear, DeltaProjection):
+        return type(module.weight) is nn.Parameter
+    return kind is QuantisedLinear
 
 
 def _is_watched(module: nn.Module) -> bool:

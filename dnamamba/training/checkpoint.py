@@ -188,11 +188,18 @@ def _refusal(path: Path) -> str:
 
 def _named_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     named: dict[str, Tensor] = {}
+    states = optimizer.state_dict()["state"]
+    moments = {each: states.get(index, {}) for index, each in enumerate(_optimised(optimizer))}
     for name, parameter in model.named_parameters():
         named[f"weights.{name}"] = parameter
-        for moment, value in optimizer.state.get(parameter, {}).items():
+        for moment, value in moments.get(parameter, {}).items():
             named[f"optimizer.{moment}.{name}"] = value
     return named
+
+
+def _optimised(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """List parameters in the order in which a state dict numbers them."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _load_into(
@@ -219,13 +226,12 @@ def _load_into(
         for name, parameter in parameters.items():
             parameter.copy_(sharded_like(parameter, weights[name]))
     names = {parameter: name for name, parameter in parameters.items()}
-    ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state = {
         index: {
             moment: sharded_like(parameter, tensor)
             for moment, tensor in moments[names[parameter]].items()
         }
-        for index, parameter in enumerate(ordered)
+        for index, parameter in enumerate(_optimised(optimizer))
     }
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 

@@ -31,9 +31,15 @@ class Watch:
 
     The rule remembers nothing but a row of high losses that has not ended, and looks at steps, not
     at the clock: wherever a run that is `calm` is stopped and resumed, it decides the same.
+
+    Parameters
+    ----------
+    exploded
+        Bits above which a loss is one; infinite looks for none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, exploded: float = EXPLODED_BITS) -> None:
+        self._exploded = exploded
         self._high = 0
 
     @property
@@ -54,12 +60,12 @@ class Watch:
         Raises
         ------
         DivergedError
-            At the last of `PATIENCE` steps in a row above `EXPLODED_BITS`.
+            At the last of `PATIENCE` steps in a row above that.
         """
-        self._high = self._high + 1 if bits > EXPLODED_BITS else 0
+        self._high = self._high + 1 if bits > self._exploded else 0
         if self._high == PATIENCE:
             first = step - PATIENCE
             raise DivergedError(
-                f"the loss is above {EXPLODED_BITS:g} bits from step {first + 1} to step {step}",
+                f"the loss is above {self._exploded:g} bits from step {first + 1} to step {step}",
                 range(max(0, first - 1), step),
             )

@@ -13,13 +13,14 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from dnamamba.errors import DnamambaError
 from dnamamba.evaluation.language import Batch, Objective
 from dnamamba.models.backbone import detached
-from dnamamba.models.precision import Autocast
+from dnamamba.models.precision import UNSCALED, Autocast
 from dnamamba.processes import ALONE, Processes
-from dnamamba.training.divergence import DivergedError, Watch
+from dnamamba.training.divergence import EXPLODED_BITS, DivergedError, Watch
 from dnamamba.training.optimizer import OptimizerConfig
 from dnamamba.training.parallel import Trained, exchanging, whole
 from dnamamba.training.schedule import learning_rate
@@ -49,6 +50,8 @@ class LoopConfig:
         from the exact state that the one before left; None reads it at once.
     validate_every, checkpoint_every
         Steps between two validations, and between two checkpoints.
+    exploded_bits
+        Mean loss that no run which learns has for steps on end.
     """
 
     steps: int
@@ -58,6 +61,7 @@ class LoopConfig:
     validate_every: int
     checkpoint_every: int
     tbptt: int | None = None
+    exploded_bits: float = EXPLODED_BITS
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ class Row:
     bits
         Mean loss of its targets in bits; NaN where none carried any weight.
     norm
-        Norm of its whole gradient before clipping.
+        Norm of its whole gradient before clipping; not finite where fp16 could not hold it, and the
+        step was left out.
     """
 
     step: int
@@ -106,6 +111,7 @@ def train_step(
     tbptt: int | None = None,
     autocast: Autocast = nullcontext,
     processes: Processes = ALONE,
+    scaler: GradScaler = UNSCALED,
 ) -> Tensor:
     """Take one optimiser step on (batch, length) uint8 codes that lie on the model's device.
 
@@ -113,8 +119,8 @@ def train_step(
 
     Returns
     -------
-    (3,) float32 on the device, of the whole step: weighted loss in nats, weight, norm of the
-    gradient before clipping.
+    (4,) float32 on the device, of the whole step: weighted loss in nats, weight, norm of the
+    gradient before clipping, and what `scaler` multiplied the loss by.
     """
     optimizer.zero_grad(set_to_none=True)
     nats, weight = accumulate_gradients(
@@ -126,10 +132,14 @@ def train_step(
         tbptt=tbptt,
         autocast=autocast,
         processes=processes,
+        scaler=scaler,
     )
+    scaler.unscale_(optimizer)
     norm = whole(nn.utils.clip_grad_norm_(model.parameters(), clip))
-    optimizer.step()
-    return torch.stack([nats, weight, norm])
+    scale = scaler.scale(torch.ones_like(norm))
+    scaler.step(optimizer)
+    scaler.update()
+    return torch.stack([nats, weight, norm, scale])
 
 
 def accumulate_gradients(
@@ -142,6 +152,7 @@ def accumulate_gradients(
     tbptt: int | None = None,
     autocast: Autocast = nullcontext,
     processes: Processes = ALONE,
+    scaler: GradScaler = UNSCALED,
 ) -> tuple[Tensor, Tensor]:
     """Add the gradient of the batch's mean loss, micro-batch by micro-batch, segment by segment.
 
@@ -149,6 +160,8 @@ def accumulate_gradients(
     ----------
     codes
         This process's share of the windows, each whole.
+    scaler
+        What multiplies the loss, and so the gradient.
 
     Returns
     -------
@@ -172,7 +185,7 @@ def accumulate_gradients(
                     return_state=tbptt is not None,
                 )
             loss = (scored * batch.weights).sum()
-            torch.autograd.backward(loss * share)
+            torch.autograd.backward(scaler.scale(loss * share))
         nats += loss.detach()
     return processes.add(nats), weight
 
@@ -201,6 +214,7 @@ def fit(
     skipped: Collection[range] = (),
     autocast: Autocast = nullcontext,
     processes: Processes = ALONE,
+    scaler: GradScaler = UNSCALED,
 ) -> int:
     """Train from step `start` to `config.steps`, or until `stop` asks for an end.
 
@@ -220,6 +234,9 @@ def fit(
         Steps, counted from 0, whose windows are left out: they change no weights and have no row.
     processes
         Who trains the model.
+    scaler
+        What scales the loss. A step that its scale was too large for is left out, and is no
+        divergence while there are smaller scales.
 
     Returns
     -------
@@ -232,7 +249,7 @@ def fit(
         anything of it is saved.
     """
     pending: list[tuple[int, float, Tensor]] = []
-    watch = Watch()
+    watch = Watch(config.exploded_bits)
     read_at = time.monotonic()
     done = saved = start
 
@@ -277,6 +294,7 @@ def fit(
                 tbptt=config.tbptt,
                 autocast=autocast,
                 processes=processes,
+                scaler=scaler,
             )
             pending.append((step + 1, lr, outcome))
         done = step + 1
@@ -306,8 +324,9 @@ def _until_readers_die(batches: Iterable[Tensor], stop: StopRequest) -> Iterator
 def _read(pending: list[tuple[int, float, Tensor]], watch: Watch) -> list[Row]:
     values: list[list[float]] = torch.stack([outcome for _, _, outcome in pending]).tolist()
     rows = []
-    for (step, lr, _), (nats, weight, norm) in zip(pending, values, strict=True):
-        if not (math.isfinite(nats) and math.isfinite(norm)):
+    for (step, lr, _), (nats, weight, norm, scale) in zip(pending, values, strict=True):
+        left_out = scale > 1 and not math.isfinite(norm)
+        if not (math.isfinite(nats) and (math.isfinite(norm) or left_out)):
             raise DivergedError(f"the loss is not finite at step {step}", range(step - 1, step))
         bits = nats / weight / math.log(2) if weight > 0 else math.nan
         watch.see(step, bits)

@@ -1,12 +1,17 @@
 """AdamW as the Mamba paper sets it: no decay on A_log, D, biases and norms."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
 
 from dnamamba.errors import UsageError
 from dnamamba.models.backbone import decay_groups
+from dnamamba.models.quantised import require_torchao
+
+Bits = Literal[32, 8]
+"""Of a number of the moments."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +56,29 @@ class OptimizerConfig:
             raise UsageError(f"clip {self.clip:g}: give a value above 0")
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Make a fused AdamW over the trainable parameters; matrices decay, but A_log."""
+def build_optimizer(
+    model: nn.Module, config: OptimizerConfig, bits: Bits = 32
+) -> torch.optim.Optimizer:
+    """Make an AdamW over the trainable parameters; matrices decay, but A_log.
+
+    Parameters
+    ----------
+    model, config
+        What is trained, and how.
+    bits
+        Of its moments: a fused AdamW in fp32, or `LowBitAdamW`.
+
+    Raises
+    ------
+    UsageError
+        For 8 bits where torchao is missing.
+    """
     first, second = config.betas
-    return torch.optim.AdamW(
-        decay_groups(model, config.weight_decay), lr=config.lr, betas=(first, second), fused=True
-    )
+    groups = decay_groups(model, config.weight_decay)
+    if bits == 8:
+        require_torchao("optimizer_bits 8")
+        from dnamamba.training.lowbit import LowBitAdamW
+
+        low: torch.optim.Optimizer = LowBitAdamW(groups, lr=config.lr, betas=(first, second))
+        return low
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(first, second), fused=True)

@@ -10,7 +10,9 @@ from typing import Any, Final
 
 import torch
 from torch import nn
+from torch.amp import GradScaler
 
+from dnamamba.models.precision import UNSCALED
 from dnamamba.processes import ALONE, Processes
 from dnamamba.training.checkpoint import list_states, restore_state, state_step, write_state
 
@@ -31,6 +33,8 @@ class Checkpoints:
         Plain values that a resume has to agree with.
     processes
         Who trains the model: the first reads and writes, and all have to call what is here.
+    scaler
+        What scales the loss: its scale is saved and restored, too.
     """
 
     def __init__(
@@ -40,12 +44,14 @@ class Checkpoints:
         optimizer: torch.optim.Optimizer,
         settings: Mapping[str, Any],
         processes: Processes = ALONE,
+        scaler: GradScaler = UNSCALED,
     ) -> None:
         self._run = run
         self._model = model
         self._optimizer = optimizer
         self._settings = settings
         self._processes = processes
+        self._scaler = scaler
         self.skipped: list[range] = []
         """The steps that each rollback left out, counted from 0."""
 
@@ -53,6 +59,8 @@ class Checkpoints:
         """Write the state after `step` steps."""
         skipped = [[steps.start, steps.stop] for steps in self.skipped]
         settings = {**self._settings, "skipped": skipped}
+        if self._scaler.is_enabled():
+            settings["scaler"] = self._scaler.state_dict()
         write_state(self._run, step, self._model, self._optimizer, settings, self._processes)
 
     def restore(self) -> int:
@@ -61,6 +69,8 @@ class Checkpoints:
             self._run, self._model, self._optimizer, self._settings, self._processes
         )
         self.skipped = [range(start, stop) for start, stop in saved.get("skipped", [])]
+        if "scaler" in saved:
+            self._scaler.load_state_dict(saved["scaler"])
         return step
 
     def roll_back(self, steps: range) -> int | None:

@@ -92,8 +92,8 @@ class Task:
     device: str
 
 
-def benchmark_labels(task: Task, sizes: Sequence[int], seeds: int) -> Iterator[Row]:
-    """Fit all models on so many labels each, 0 for all there are, with so many seeds."""
+def benchmark_labels(task: Task, sizes: Sequence[int], seeds: Sequence[int]) -> Iterator[Row]:
+    """Fit all models on so many labels each, 0 for all there are, with some seeds."""
     table = read_table(task.train)
     blank = _untrained(task)
     full = tuple(
@@ -105,7 +105,7 @@ def benchmark_labels(task: Task, sizes: Sequence[int], seeds: int) -> Iterator[R
     for size in sizes:
         right: dict[str, list[NDArray[np.bool_]]] = {}
         new = np.zeros(0, bool)
-        for seed in range(seeds):
+        for seed in seeds:
             folder = task.work / f"labels-{size or 'all'}" / f"seed-{seed}"
             train = _drawn(table, size, seed, folder)
             sides = _sides(train, task, seed)
@@ -236,12 +236,16 @@ def _rows(
 @click.option("--epochs", type=Count(), metavar="N", help="Passes over the labels, at most.")
 @click.option("--batch", type=Count(), metavar="N", help="Sequences a step.  [32]")
 @click.option(
+    "--patience", type=Count(), default=5, show_default=True, help="Validations without gain."
+)
+@click.option(
     "--work",
     type=click.Path(path_type=Path),
     default=Path("runs/benchmark-labels"),
     show_default=True,
     help="The folder of all fits.",
 )
+@options.seed
 @options.device
 @options.threads
 @options.verbosity
@@ -257,22 +261,32 @@ def command(
     steps: int | None,
     epochs: int | None,
     batch: int | None,
+    patience: int,
     work: Path,
+    seed: int,
     device: str,
     threads: int,
 ) -> None:
     """Fit models on a few labels of TRAIN, many times, and test them on TEST.
 
-    Both are a CSV, TSV or Parquet with columns sequence and label.
+    Both are a CSV, TSV or Parquet with columns sequence and label. Seeds are counted from --seed
+    on, so that some can be fitted side by side, in the same --work, before all are told.
     """
     torch.set_num_threads(threads)
     base = FinetuneConfig(
-        model, method, state_space=state_space, steps=steps, epochs=epochs, batch=batch
+        model,
+        method,
+        state_space=state_space,
+        steps=steps,
+        epochs=epochs,
+        batch=batch,
+        patience=patience,
     )
     configs = tuple(
         dataclasses.replace(base, optimizer=OptimizerConfig(lr=rate, weight_decay=0.01))
         for rate in rates or (RATES[method],)
     )
-    rows = benchmark_labels(Task(train, test, configs, work, device), sizes or (0,), seeds)
+    task = Task(train, test, configs, work, device)
+    rows = benchmark_labels(task, sizes or (0,), range(seed, seed + seeds))
     told = (["" if cell is None else cell for cell in dataclasses.astuple(row)] for row in rows)
     print_table(COLUMNS, told)

@@ -12,6 +12,7 @@ from dnamamba import cli
 from dnamamba.data import download
 from dnamamba.data.catalog import SOURCES, Source, find_sources
 from dnamamba.data.genome import Genome
+from dnamamba.data.tasks import TASKS
 from dnamamba.pipelines import fetch as module
 from dnamamba.pipelines.fetch import COLUMNS
 from tests.data.serving import Fault, Server, serving
@@ -65,7 +66,7 @@ def test_the_catalogue_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["fetch"]) == 0
     header, *rows = (line.split("\t") for line in capsys.readouterr().out.splitlines())
     assert tuple(header) == COLUMNS
-    assert len(rows) == len(SOURCES)
+    assert len(rows) == len(SOURCES) + len(TASKS)
     assert rows[0][:5] == [
         "GRCh38",
         "Homo sapiens",
@@ -74,6 +75,14 @@ def test_the_catalogue_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
         "md5:a08035b6a6e31780e96a34008ff21bd6",
     ]
     assert rows[2][2:5] == ["GCA_028858775.2", "NA", "md5checksums.txt"]
+    assert rows[7] == [
+        "genomic-benchmarks/demo_coding_vs_intergenomic_seqs",
+        "Homo sapiens",
+        "main",
+        "NA",
+        "sha256 of the hub",
+        "https://huggingface.co/datasets/katarinagresova/Genomic_Benchmarks_demo_coding_vs_intergenomic_seqs",
+    ]
 
 
 def test_fetch(

@@ -139,7 +139,7 @@ def check_case(case: Case, way: Way, parts: int, alone: Found, before: Path, run
         require_close(found.gradients[name], gradient, f"{where}: the gradient of {name}")
     for step, outcome in enumerate(alone.outcomes):
         for name, mine, wanted in zip(
-            ("loss", "weight", "norm"), found.outcomes[step], outcome, strict=True
+            ("loss", "weight", "norm", "scale"), found.outcomes[step], outcome, strict=True
         ):
             require_close(mine, wanted, f"{where}: the {name} of step {step}")
     for name, weight in alone.weights.items():

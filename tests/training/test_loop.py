@@ -1,13 +1,16 @@
+import math
 import signal
 from collections.abc import Collection, Iterator
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from dnamamba.errors import DnamambaError
 from dnamamba.models.backbone import ModelConfig, detached
 from dnamamba.models.heads import LanguageModel
+from dnamamba.models.precision import UNSCALED, autocast_to, scaler_for
 from dnamamba.training.divergence import EXPLODED_BITS, PATIENCE, DivergedError
 from dnamamba.training.loop import (
     Callbacks,
@@ -68,6 +71,7 @@ def run(
     batches: Iterator[Tensor] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     skipped: Collection[range] = (),
+    scaler: GradScaler = UNSCALED,
 ) -> int:
     return fit(
         model,
@@ -88,6 +92,7 @@ def run(
         device=CPU,
         stop=stop or StopRequest(),
         skipped=skipped,
+        scaler=scaler,
     )
 
 
@@ -296,3 +301,56 @@ def test_a_segment_as_long_as_the_window_changes_nothing() -> None:
         found.append([parameter.grad for parameter in model.parameters()])
     torch.testing.assert_close(found[0], found[1])
     torch.testing.assert_close(found[0], found[2])
+
+
+def test_steps_that_a_scale_is_too_large_for_are_left_out_and_are_no_divergence() -> None:
+    model, diary = build(), Diary()
+    scaler = GradScaler("cpu", init_scale=2.0**127)
+    assert run(model, diary, scaler=scaler) == 10
+    left_out = [row.step for row in diary.rows if not math.isfinite(row.norm)]
+    assert left_out == list(range(1, len(left_out) + 1))
+    assert 1 <= len(left_out) <= 8
+    assert all(math.isfinite(row.bits) for row in diary.rows)
+    assert diary.saved == [3, 6, 9, 10]
+    # A scale is a power of two: what is left is that of a run without.
+    other = build()
+    run(other, Diary(), skipped=[range(len(left_out))])
+    for here, there in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(here, there)
+
+
+def test_a_gradient_that_no_scale_makes_finite_is_a_divergence() -> None:
+    model = build()
+    model.backbone.norm_f.weight.register_hook(lambda gradient: gradient * torch.inf)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    with pytest.raises(DivergedError, match="not finite at step 4") as raised:
+        run(model, Diary(), scaler=GradScaler("cpu", init_scale=8.0))
+    assert raised.value.steps == range(3, 4)
+    for parameter, value in zip(model.parameters(), before, strict=True):
+        assert torch.equal(parameter, value)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["auto", "chunked"])
+def test_fp16_learns_on_a_gpu(backend: str, cuda: torch.device) -> None:
+    diaries = []
+    for precision in ("fp32", "fp16"):
+        model, diary = build().to(cuda), Diary()
+        model.backend = backend
+        fit(
+            model,
+            torch.optim.AdamW(model.parameters(), fused=True),
+            NextBase(tokens),
+            all_codes(),
+            diary.callbacks(),
+            start=0,
+            config=LoopConfig(20, 6, 6, 20, validate_every=99, checkpoint_every=99),
+            optimizer_config=OptimizerConfig(),
+            device=cuda,
+            stop=StopRequest(),
+            autocast=autocast_to(precision, cuda),
+            scaler=scaler_for(precision, cuda),
+        )
+        diaries.append(diary)
+    exact, half = (diary.rows[-1].bits for diary in diaries)
+    assert half == pytest.approx(exact, rel=0.02)

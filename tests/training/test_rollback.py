@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.amp import GradScaler
 
 from dnamamba.training.checkpoint import list_states, state_step
 from dnamamba.training.rollback import ROLLBACKS, Checkpoints
@@ -93,3 +94,18 @@ def test_rollbacks_are_counted_over_resumes(run: Path) -> None:
     checkpoints.restore()
     assert checkpoints.roll_back(range(20, 21)) is None
     assert steps(run) == [6, 3]
+
+
+def test_the_scale_of_the_loss_goes_back_as_well(tmp_path: Path) -> None:
+    def of(scaler: GradScaler) -> Checkpoints:
+        model = nn.Linear(3, 2)
+        optimizer = torch.optim.AdamW(model.parameters())
+        return Checkpoints(tmp_path, model, optimizer, SETTINGS, scaler=scaler)
+
+    before = GradScaler("cpu", init_scale=4.0, growth_interval=7)
+    before.scale(torch.ones(()))
+    of(before).save(3)
+    after = GradScaler("cpu")
+    assert of(after).restore() == 3
+    assert after.state_dict() == before.state_dict()
+    assert after.scale(torch.ones(())) == 4
