@@ -354,7 +354,8 @@ def steps_for(tokens: int, batch: int, length: int) -> int:
 
 def loop_config(config: PretrainConfig) -> LoopConfig:
     """Return the loop's part of settings that are all chosen."""
-    names = [field.name for field in dataclasses.fields(LoopConfig)]
+    mine = {field.name for field in dataclasses.fields(config)}
+    names = [field.name for field in dataclasses.fields(LoopConfig) if field.name in mine]
     return LoopConfig(**{name: getattr(config, name) for name in names})
 
 
