@@ -1,6 +1,6 @@
 """`dnamamba convert`: a model that others published as ours, or one of ours for transformers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,7 @@ from dnamamba.models import pretrained
 from dnamamba.models.convert import save_transformers
 from dnamamba.models.formats.vocabulary import Vocabulary
 from dnamamba.models.hub import push
+from dnamamba.models.predictor import is_predictor_folder, load_predictor, save_predictor
 from dnamamba.pipelines import options
 
 Layout = Literal["dnamamba", "transformers"]
@@ -33,6 +34,8 @@ class ConvertConfig:
         `owner/name` of the repository on the hub that the result goes to.
     private
         Whether that repository is private where it is made.
+    base
+        Of a fine-tuning's run: where the model lies that it was fitted from, if it has moved.
     """
 
     to: Layout = "dnamamba"
@@ -40,6 +43,7 @@ class ConvertConfig:
     mask_id: int | None = None
     push: str | None = None
     private: bool = False
+    base: str | None = None
 
 
 def convert(model: str, output: Path, config: ConvertConfig, *, force: bool = False) -> Path:
@@ -48,7 +52,8 @@ def convert(model: str, output: Path, config: ConvertConfig, *, force: bool = Fa
     Parameters
     ----------
     model
-        A folder, ours or published, or `owner/name` on the hub.
+        A folder, ours or published, or `owner/name` on the hub; or a fine-tuning's run, whose
+        adapter is merged into the model that it was fitted from.
     output
         The folder to write.
     config
@@ -72,6 +77,9 @@ def convert(model: str, output: Path, config: ConvertConfig, *, force: bool = Fa
     if config.ids is not None and len(config.ids) != 5:
         raise UsageError(f"--ids: {len(config.ids)} ids; five are wanted, of A, C, G, T and N")
     _require_free(output, force)
+    if is_predictor_folder(Path(model)):
+        _merge(Path(model), output, config)
+        return output
     ids = None if config.ids is None else Vocabulary(config.ids, config.mask_id)
     found = pretrained.load(model, ids=ids)
     card = pretrained.model_card(
@@ -89,6 +97,30 @@ def convert(model: str, output: Path, config: ConvertConfig, *, force: bool = Fa
     if config.push:
         logger.info("pushed to %s", push(output, config.push, private=config.private))
     return output
+
+
+def _merge(run: Path, output: Path, config: ConvertConfig) -> None:
+    """Write a predictor with all its weights, its adapter merged."""
+    if config.to != "dnamamba" or config.ids is not None:
+        raise UsageError(
+            f"{run}: is a predictor, whose head has no place elsewhere; leave out --to and --ids"
+        )
+    predictor = load_predictor(run, base=config.base)
+    if predictor.config.base is None:
+        raise UsageError(f"{run}: holds all its weights; there is nothing to merge")
+    predictor.config = replace(predictor.config, base=None, base_sha256=None)
+    card = pretrained.model_card(
+        predictor.language,
+        name=run.resolve().name,
+        data=[f"see {run.resolve().name}, of which these are the weights"],
+        metrics={},
+        notes="A predictor with its adapter merged. `dnamamba predict` uses it.",
+    )
+    save_predictor(predictor, output, card)
+    count = predictor.language.parameters_count
+    logger.info("%s, merged, %s parameters and a head, is in %s", run, f"{count:,}", output)
+    if config.push:
+        logger.info("pushed to %s", push(output, config.push, private=config.private))
 
 
 def _require_free(output: Path, force: bool) -> None:
@@ -147,6 +179,9 @@ def _read_ids(
     help="Ids of the bases in MODEL, where its folder does not say them.",
 )
 @click.option("--mask-id", type=int, help="The id that hides a base there.")
+@click.option(
+    "--base", metavar="DIR", help="The model that a run was fitted from, if it has moved."
+)
 @click.option("--push", metavar="OWNER/NAME", help="Upload the result to the Hugging Face hub.")
 @click.option("--private", is_flag=True, help="Make a new repository private.")
 @options.force
@@ -157,6 +192,7 @@ def command(
     to: Layout,
     ids: tuple[int, ...] | None,
     mask_id: int | None,
+    base: str | None,
     push: str | None,
     private: bool,
     force: bool,
@@ -167,7 +203,9 @@ def command(
     transformers' of them, Caduceus Ph and PS, PlantCaduceus, HyenaDNA, or a model of dnamamba.
     Every verb's -m reads these as they are; converting keeps one copy, as safetensors, with the ids
     of its tokenizer written down. Pickles are read for their tensors alone, and never executed.
+
+    A fine-tuning's run is written with all its weights, its adapter merged.
     """
     place = output or Path("runs") / f"convert-{Path(model).resolve().name}"
-    config = ConvertConfig(to=to, ids=ids, mask_id=mask_id, push=push, private=private)
+    config = ConvertConfig(to=to, ids=ids, mask_id=mask_id, push=push, private=private, base=base)
     convert(model, place, config, force=force)

@@ -8,8 +8,15 @@ import torch
 import dnamamba
 from dnamamba.cli import run
 from dnamamba.models import pretrained
+from dnamamba.models.adapters import AdapterConfig, Adapters
 from dnamamba.models.backbone import ModelConfig
 from dnamamba.models.heads import LanguageModel
+from dnamamba.models.predictor import (
+    Predictor,
+    PredictorConfig,
+    load_predictor,
+    save_predictor,
+)
 from tests.models.formats.folders import stir, write_tokenizer
 from tests.models.formats.test_caduceus import KINDS, Reference
 from tests.models.formats.test_caduceus import published as caduceus
@@ -145,3 +152,29 @@ def test_a_tokenizer_that_lacks_a_letter(tmp_path: Path, refused: Callable[..., 
     folder = transformers(mamba(), tmp_path / "theirs")
     write_tokenizer(folder, {"[UNK]": 0, "A": 1, "C": 2, "G": 3})
     assert "no tokenizer file says" in refused(1, "convert", folder, "-o", tmp_path / "ours")
+
+
+@torch.no_grad()
+def test_an_adapter_is_merged(ours: Path, refused: Callable[..., str], tmp_path: Path) -> None:
+    """The folder predicts the same without the model that it was fitted from."""
+    pytest.importorskip("peft")
+    language = pretrained.load(ours)
+    adapters = Adapters(language)
+    adapters.add("finetuned", AdapterConfig(rank=2))
+    _, digest = pretrained.fingerprint(ours)
+    about = PredictorConfig("classes", ("a", "b"), base=str(ours), base_sha256=digest)
+    predictor = Predictor(language, about)
+    stir(predictor)
+    save_predictor(predictor, tmp_path / "run", "card\n", adapters)
+    wanted = load_predictor(tmp_path / "run")
+    assert run(["convert", str(tmp_path / "run"), "-o", str(tmp_path / "whole")]) == 0
+    ours.rename(tmp_path / "gone")
+    ids = torch.randint(0, 4, (3, 20))
+    torch.testing.assert_close(
+        load_predictor(tmp_path / "whole").predict(ids), wanted.predict(ids), rtol=1e-6, atol=1e-6
+    )
+    again = ("convert", tmp_path / "whole", "-o", tmp_path / "twice")
+    assert "nothing to merge" in refused(2, *again)
+    there = ("convert", tmp_path / "run", "-o", tmp_path / "there", "--to", "transformers")
+    assert "is a predictor" in refused(2, *there)
+    assert "--base MODEL" in refused(1, "convert", tmp_path / "run", "-o", tmp_path / "there")
