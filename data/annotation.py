@@ -146,6 +146,8 @@ class TableBuilder:
         The genome's file name, for errors.
     only
         Contigs to take; what lies on others is passed over. None takes all.
+    unit
+        What errors call a line: of Parquet, a row.
     """
 
     def __init__(
@@ -154,8 +156,10 @@ class TableBuilder:
         lengths: Mapping[str, int] | None,
         genome: str,
         only: Collection[str] | None = None,
+        unit: str = "line",
     ) -> None:
         self.source = name_source(path)
+        self._unit = unit
         self._only = None if only is None else frozenset(only)
         self._lengths, self._genome = lengths, genome
         self._faults: Counter[str] = Counter()
@@ -171,7 +175,7 @@ class TableBuilder:
         """Note a line that cannot be used, by what is wrong with it and others, and in detail."""
         self._faults[what] += 1
         if self._faults[what] <= _SHOWN:
-            place = f"line {line:,} ({detail})" if detail else f"line {line:,}"
+            place = f"{self._unit} {line:,}" + f" ({detail})" * bool(detail)
             self._named[what].append(place)
 
     def parse_place(self, line: int, first: str, last: str, origin: int) -> tuple[int, int] | None:
@@ -271,7 +275,7 @@ class TableBuilder:
         said = []
         for name, count in self._unknown.items():
             hint = f"; did you mean `{near[name]}`?" if near.get(name) else ""
-            said.append(f"`{name}` ({count:,} line{'s' * (count > 1)}{hint})")
+            said.append(f"`{name}` ({count:,} {self._unit}{'s' * (count > 1)}{hint})")
         named = f"not in {self._genome}: {', '.join(said)}"
         if any(near.values()):
             return named

@@ -28,6 +28,11 @@ _LIST: Final = re.compile(r"[0-9]+(,[0-9]+)*,?")
 _DISPLAY: Final = ("track", "browser")
 
 
+def is_bed_name(path: Path) -> bool:
+    """Tell whether a file is called as BED and its kin are, such as `peaks.narrowPeak.gz`."""
+    return path.name.lower().removesuffix(".gz").endswith((".bed", *_BY_SUFFIX))
+
+
 def read_bed(
     path: Path,
     lengths: Mapping[str, int] | None = None,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dnamamba.alphabet import BASE, Codes, encode, reverse_complement
 from dnamamba.data.table import Table, empty_cells, read_table
+from dnamamba.data.targets import Targets
 from dnamamba.errors import InputError
 
 SEQUENCE: Final = "sequence"
@@ -26,10 +27,13 @@ class Examples:
         (bases,) uint8 store codes each, of any lengths.
     table
         All columns of the rows, those of labels among them.
+    windows
+        Where in a genome they lie; None where they are not said to lie in one.
     """
 
     sequences: list[Codes]
     table: Table
+    windows: Targets | None = None
 
     def __len__(self) -> int:
         return len(self.sequences)

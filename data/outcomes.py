@@ -3,12 +3,15 @@
 classes   one of several in each row: (rows,) int64
 labels    any of several: (rows, labels) bool, a column of 0 and 1 for each
 values    numbers: (rows, values) float32, a column for each
+
+Of each base they are what tracks say, as `dnamamba.data.signals` reads them: labels or values.
 """
 
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
@@ -35,15 +38,36 @@ class Outcomes:
     names
         Of the classes, in the order of their numbers; or of the columns.
     values
-        Of the shape and type of the kind.
+        Of the shape and type of the kind. Of each base: (bases, names) float32, those of all rows
+        end to end, NaN where nothing is known.
+    sizes
+        (rows,) int64 bases of each row, where each base has its own; else None.
     """
 
     kind: Kind
     names: tuple[str, ...]
     values: NDArray[Any]
+    sizes: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.values if self.sizes is None else self.sizes)
+
+    @cached_property
+    def ends(self) -> NDArray[np.int64]:
+        """(rows,) where the values of each row end."""
+        return np.arange(1, len(self) + 1) if self.sizes is None else np.cumsum(self.sizes)
+
+    def span(self, row: int) -> slice:
+        """Return where the values of a row lie, or of its bases."""
+        return slice(int(self.ends[row - 1]) if row else 0, int(self.ends[row]))
+
+    def of(self, rows: Sequence[int] | NDArray[np.int64]) -> "Outcomes":
+        """Return some of the rows."""
+        chosen = np.asarray(rows, np.int64)
+        if self.sizes is None:
+            return replace(self, values=self.values[chosen])
+        values = [self.values[self.span(row)] for row in chosen] or [self.values[:0]]
+        return replace(self, values=np.concatenate(values), sizes=self.sizes[chosen])
 
 
 def read_outcomes(table: Table, columns: Sequence[str], kind: Kind | None = None) -> Outcomes:

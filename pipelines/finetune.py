@@ -43,6 +43,15 @@ from dnamamba.pipelines.numbers import Count
 @click.option(
     "--label", "labels", metavar="COLUMN", multiple=True, help="To predict; repeatable.  [label]"
 )
+@click.option("--genome", metavar="FASTA", help="TRAIN, --valid and --test are regions in it.")
+@click.option("--window", type=Count(), metavar="N", help="Bases around each region's middle.")
+@click.option(
+    "--track",
+    "tracks",
+    metavar="FILE",
+    multiple=True,
+    help="What each base is: BED, bedGraph or bigWig; repeatable, in place of --label.",
+)
 @click.option("--task", type=click.Choice(KINDS), help="What labels are.  [by what they hold]")
 @click.option(
     "--head",
@@ -96,9 +105,14 @@ def command(
     """Fit a model to the labelled sequences in TRAIN, and measure it.
 
     TRAIN is CSV, TSV or Parquet with a sequence and its labels in each row: one of several classes,
-    any of several labels (a column of 0 and 1 for each --label), or numbers. TRAIN may also be the
-    name of a data set that dnamamba fetch brings: its train side, and its test side as --test. What
-    is left in RUN predicts others: dnamamba predict RUN FILE.
+    any of several labels (a column of 0 and 1 for each --label), or numbers.
+
+    With --genome the rows are regions instead: BED (--label name is its fourth column), or a table
+    with chrom, start and end, 0-based and half-open as in BED; on strand - the reverse complement
+    is read. --track predicts each base: inside a BED's regions or not, or a bigWig's numbers.
+
+    TRAIN may also be the name of a data set that dnamamba fetch brings: its train side, and its
+    test side as --test. What is left in RUN predicts others: dnamamba predict RUN FILE.
     """
     torch.set_num_threads(threads)
     asked = {**(read_toml(config) if config else {}), **options.given(context, settings)}

@@ -43,6 +43,12 @@ class FinetuneConfig:
         The columns of sequences, and of what is predicted.
     task
         What the labels are; None goes by what they hold.
+    genome
+        The FASTA that regions lie in; None where rows have their sequences themselves.
+    window
+        Bases of a window that is laid around the middle of each region; None takes them whole.
+    tracks
+        Files that say what each base is, in place of labels.
     pool
         What the head sees of the final hidden states.
     class_weights
@@ -77,6 +83,9 @@ class FinetuneConfig:
     sequence: str = SEQUENCE
     labels: tuple[str, ...] = (LABEL,)
     task: Kind | None = None
+    genome: str | None = None
+    window: int | None = None
+    tracks: tuple[str, ...] = ()
     pool: Pool = "mean"
     class_weights: Literal["none", "balanced"] = "none"
     valid_share: float = 0.2
@@ -110,7 +119,7 @@ def require_sound(config: FinetuneConfig) -> None:
     faults = []
     if config.steps is not None and config.epochs is not None:
         faults.append("steps and epochs: give one of them")
-    numbers = ("steps", "epochs", "batch", "micro_batch", "patience")
+    numbers = ("steps", "epochs", "batch", "micro_batch", "patience", "window")
     for name in (*numbers, "validate_every", "checkpoint_every"):
         value = getattr(config, name)
         if value is not None and value < 1:
@@ -123,6 +132,13 @@ def require_sound(config: FinetuneConfig) -> None:
         faults.append(f"labels {', '.join(config.labels)}: a column is named twice")
     if config.sequence in config.labels:
         faults.append(f"labels: `{config.sequence}` holds the sequences")
+    for name in ("window", "tracks"):
+        if getattr(config, name) and not config.genome:
+            faults.append(f"{name}: goes with regions of a genome, so give --genome, too")
+    if config.tracks and config.labels != (LABEL,):
+        faults.append("labels: tracks say what each base is; leave one of them out")
+    if config.tracks and config.pool != "mean":
+        faults.append(f"pool {config.pool}: with tracks the head sees each base's own state")
     if config.weights != "fp32" and config.method == "full":
         faults.append(
             f"weights {config.weights}: full trains them, which 8 bits are too coarse for; take "

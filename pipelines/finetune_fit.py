@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from dnamamba.config import from_dict, to_dict, to_toml
+from dnamamba.data.bed import is_bed_name
 from dnamamba.data.outcomes import Outcomes
+from dnamamba.data.store import open_store
 from dnamamba.errors import UsageError
 from dnamamba.files import require_file, write_text
 from dnamamba.log import logger, write_run_record
@@ -62,7 +64,7 @@ def finetune(
     Parameters
     ----------
     table
-        Labelled sequences: CSV, TSV or Parquet.
+        Labelled sequences: CSV, TSV or Parquet; or regions of a genome that the settings name.
     output
         The run folder.
     config
@@ -136,12 +138,16 @@ def _inputs(
     paths = [path for path in (table, valid, test) if path is not None]
     if any(str(path) == "-" for path in paths):
         raise UsageError("-: a fit reads its tables from files, so that it can be gone on with")
+    if not config.genome and (named := [path for path in paths if is_bed_name(path)]):
+        raise UsageError(f"{named[0]}: regions want the FASTA that they lie in: --genome GENOME")
+    paths += map(Path, config.tracks)
     for path in paths:
         require_file(path)
+    stores = [open_store(Path(config.genome))] if config.genome else []
     pretrained.read_config(config.model)
     size, digest = pretrained.fingerprint(model_folder(config.model))
     return [
-        *describe_inputs([], paths),
+        *describe_inputs(stores, paths),
         {"path": config.model, "size": size, "sha256": digest},
     ]
 
@@ -214,8 +220,8 @@ def _about(
     centres: tuple[float, ...] = ()
     scales: tuple[float, ...] = ()
     if outcomes.kind == "values":
-        deviations = outcomes.values.std(0, dtype=float)
-        centres = tuple(map(float, outcomes.values.mean(0, dtype=float)))
+        deviations = np.nanstd(outcomes.values, 0, dtype=float)
+        centres = tuple(map(float, np.nanmean(outcomes.values, 0, dtype=float)))
         scales = tuple(float(each) or 1.0 for each in deviations)
     return PredictorConfig(
         outcomes.kind,
@@ -225,6 +231,8 @@ def _about(
         scales,
         base,
         None if base is None else digest,
+        per_base=outcomes.sizes is not None,
+        window=config.window,
     )
 
 

@@ -5,8 +5,8 @@ the backbone has learnt before it is of use (Kumar et al., arXiv 2202.10054).
 """
 
 import math
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -20,6 +20,10 @@ from dnamamba.pipelines.finetune_job import Fit
 
 ROWS: Final = 4096
 """Training rows that a head is fitted on, at most, where training follows."""
+BASES: Final = 1 << 14
+"""Bases that a head of each base is fitted on where training follows; else four times as many."""
+SPREAD: Final = 16
+"""They are drawn from sequences of so many times more bases, each of which has to be read."""
 GENTLE: Final = tuple(strength for strength in STRENGTHS if strength <= 0.01)
 """Inverse strengths of the penalty where training follows: a head with weights that are large to
 part a few sequences is thrown about by what the backbone's first steps change."""
@@ -29,23 +33,23 @@ PENALTIES: Final = tuple(10.0**power for power in range(-4, 5))
 
 def fit_head(fit: Fit) -> None:
     """Fit the head by logistic or ridge regression, its penalty chosen on the valid side."""
-    train = fit.sides.train
-    if fit.config.method != "frozen" and len(train) > ROWS:
-        random = np.random.default_rng(fit.config.seed)
-        train = train.of(np.sort(random.permutation(len(train))[:ROWS]))
     still = fit.config.method == "frozen"
     strengths = STRENGTHS if still else GENTLE
     penalties = PENALTIES if still else [penalty for penalty in PENALTIES if penalty >= 100]
-    features, tuning = (_features(fit, side) for side in (train, fit.sides.valid))
-    labels, wanted = train.outcomes.values, fit.sides.valid.outcomes.values
+    train = fit.sides.train
+    if fit.predictor.config.per_base:
+        most = BASES * (4 if still else 1)
+        features, labels = _features_of_bases(fit, train, most)
+        tuning, wanted = _features_of_bases(fit, fit.sides.valid, most)
+    else:
+        train = train if still else _some(train, ROWS, fit.config.seed)
+        features, tuning = (_features(fit, side) for side in (train, fit.sides.valid))
+        labels, wanted = train.outcomes.values, fit.sides.valid.outcomes.values
     if train.outcomes.kind == "classes":
         names = len(train.outcomes.names)
         weights, intercepts = _classes(features, labels, tuning, wanted, names, strengths)
     elif train.outcomes.kind == "labels":
-        each = [
-            _label(features, labels[:, column], tuning, wanted[:, column], strengths)
-            for column in range(labels.shape[1])
-        ]
+        each = [_label(*known, strengths) for known in _columns(features, labels, tuning, wanted)]
         weights = np.stack([weight for weight, _ in each])
         intercepts = np.array([intercept for _, intercept in each])
     else:
@@ -54,11 +58,55 @@ def fit_head(fit: Fit) -> None:
             (values - np.array(config.centres)) / np.array(config.scales)
             for values in (labels, wanted)
         )
-        weights, intercepts = _values(features, numbers, tuning, tested, penalties)
+        each = [_value(*known, penalties) for known in _columns(features, numbers, tuning, tested)]
+        weights = np.stack([weight for weight, _ in each])
+        intercepts = np.array([intercept for _, intercept in each])
     with torch.no_grad():
         fit.predictor.head.weight.copy_(torch.from_numpy(weights))
         fit.predictor.head.bias.copy_(torch.from_numpy(intercepts))
-    logger.info("head fitted on the features of %s sequences", f"{len(train):,}")
+    logger.info("head fitted on the features of %s %ss", f"{len(features):,}", fit.unit)
+
+
+def _some(side: Side, rows: int, seed: int) -> Side:
+    """Draw so many rows of a side, or take all where it has no more."""
+    if len(side) <= rows:
+        return side
+    return side.of(np.sort(np.random.default_rng(seed).permutation(len(side))[:rows]))
+
+
+def _features_of_bases(fit: Fit, side: Side, most: int) -> tuple[NDArray[np.float64], NDArray[Any]]:
+    """Return the features and labels of bases that are drawn from some of the sequences."""
+    random = np.random.default_rng(fit.config.seed)
+    order = random.permutation(len(side))
+    enough = int(np.searchsorted(np.cumsum(side.lengths[order]), SPREAD * most)) + 1
+    side = side.of(np.sort(order[:enough]))
+    known = np.flatnonzero(~np.isnan(side.outcomes.values).all(1))
+    drawn = np.sort(random.permutation(known)[:most])
+    cuts = np.searchsorted(drawn, side.outcomes.ends)
+    begins = side.outcomes.ends - side.lengths
+    positions = [
+        here - begin for here, begin in zip(np.split(drawn, cuts[:-1]), begins, strict=True)
+    ]
+    found = features_of(
+        fit.predictor,
+        side.sequences,
+        device=fit.device,
+        autocast=fit.autocast,
+        positions=positions,
+    )
+    return found.astype(np.float64), side.outcomes.values[drawn]
+
+
+def _columns(
+    features: NDArray[np.float64],
+    labels: NDArray[Any],
+    tuning: NDArray[np.float64],
+    wanted: NDArray[Any],
+) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]]:
+    """Yield the same for each column by itself, where it is known."""
+    for here, there in zip(labels.T, wanted.T, strict=True):
+        known, tested = ~np.isnan(here), ~np.isnan(there)
+        yield features[known], here[known], tuning[tested], there[tested]
 
 
 def _features(fit: Fit, side: Side) -> NDArray[np.float64]:
@@ -112,19 +160,22 @@ def _label(
     return weights[1] - weights[0], float(intercepts[1] - intercepts[0])
 
 
-def _values(
+def _value(
     features: NDArray[np.float64],
     numbers: NDArray[np.float64],
     tuning: NDArray[np.float64],
     wanted: NDArray[np.float64],
     penalties: Sequence[float],
-) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+) -> tuple[NDArray[np.floating], float]:
+    """Return the weights (width,) and the intercept of a number."""
     from sklearn.linear_model import Ridge
 
+    if not len(numbers) or not len(wanted):
+        return np.zeros(features.shape[1]), 0.0
     mean, scale = features.mean(0), deviations(features)
     features, tuning = (features - mean) / scale, (tuning - mean) / scale
     fits = [Ridge(alpha=penalty).fit(features, numbers) for penalty in penalties]
-    errors = [((each.predict(tuning).reshape(wanted.shape) - wanted) ** 2).mean() for each in fits]
+    errors = [((each.predict(tuning) - wanted) ** 2).mean() for each in fits]
     best = fits[int(np.argmin(errors))]
-    weights = best.coef_.reshape(numbers.shape[1], -1) / scale
-    return weights, best.intercept_ - weights @ mean
+    weights = best.coef_ / scale
+    return weights, float(best.intercept_ - weights @ mean)

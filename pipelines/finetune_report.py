@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.util
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,20 +13,33 @@ import torch
 from numpy.typing import NDArray
 
 from dnamamba.data.outcomes import Outcomes
+from dnamamba.data.regions import PLACE
 from dnamamba.evaluation.calls import Calls
 from dnamamba.evaluation.controls import KMERS, tune_control
 from dnamamba.evaluation.metrics import measure
+from dnamamba.evaluation.metrics_bases import measure_bases
 from dnamamba.evaluation.plots import plot_run
 from dnamamba.evaluation.plots_calls import plot_confusion, plot_reliability
 from dnamamba.files import write_text
 from dnamamba.models.predictor import load_predictor
 from dnamamba.pipelines.finetune_data import Side
 from dnamamba.pipelines.finetune_job import Fit, score_of
+from dnamamba.pipelines.finetune_rows import (
+    REGION,
+    base_rows,
+    predicted_cells,
+    predicted_columns,
+    region_cells,
+    wanted_columns,
+    write_rows,
+)
 from dnamamba.pipelines.finetune_run import card_of
 from dnamamba.pipelines.fitting import METRICS, RESULTS
 from dnamamba.pipelines.table import Cell, print_table
 
 PREDICTIONS: Final = "predictions.tsv"
+BASES: Final = "predictions.tsv.gz"
+"""Of each base."""
 MODEL: Final = "the model"
 K: Final = 5
 """Of the k-mers beside the model."""
@@ -67,14 +80,17 @@ def finish(fit: Fit) -> None:
         results += list(_results(name, MODEL, side, found[name]))
     results += list(_controls(fit, sides))
     last = "test" if "test" in sides else "valid"
-    write_text(fit.folder / PREDICTIONS, _text(predictions(sides[last], found[last])))
+    if fit.predictor.config.per_base:
+        write_rows(fit.folder / BASES, base_predictions(sides[last], found[last]))
+    else:
+        write_rows(fit.folder / PREDICTIONS, predictions(sides[last], found[last]))
     _plots(fit, sides[last], found[last])
     figures = {
         f"{each.measure} ({each.side})": each.value for each in results if each.name == MODEL
     }
     write_text(fit.folder / "README.md", card_of(fit, figures))
     rows = [[_cell(value) for value in dataclasses.astuple(each)] for each in results]
-    write_text(fit.folder / RESULTS, _text([list(COLUMNS), *rows]))
+    write_rows(fit.folder / RESULTS, [list(COLUMNS), *rows])
 
 
 def show(folder: Path) -> None:
@@ -87,7 +103,12 @@ def show(folder: Path) -> None:
 
 def _results(side: str, name: str, rows: Side, found: NDArray[np.float64]) -> Iterator[Result]:
     outcomes = rows.outcomes
-    for measured, interval in measure(outcomes.kind, outcomes.values, found).items():
+    if outcomes.kind != "classes" and outcomes.sizes is not None:
+        regions = np.repeat(np.arange(len(rows)), outcomes.sizes)
+        measures = measure_bases(outcomes.kind, outcomes.names, outcomes.values, found, regions)
+    else:
+        measures = measure(outcomes.kind, outcomes.values, found)
+    for measured, interval in measures.items():
         yield Result(side, len(rows), name, measured, *interval)
 
 
@@ -108,44 +129,44 @@ def _controls(fit: Fit, sides: dict[str, Side]) -> Iterator[Result]:
 
 
 def predictions(side: Side, found: NDArray[np.float64]) -> Iterator[list[Cell]]:
-    """Yield a header, and a row for each sequence: its line, what it is, and what is predicted."""
-    outcomes = side.outcomes
-    yield ["line", *wanted_columns(outcomes), *predicted_columns(outcomes.kind, outcomes.names)]
-    for number, wanted, row in zip(side.numbers, outcomes.values, found, strict=True):
+    """Yield a header, and a row for each sequence: its line, what it is, and what is predicted.
+
+    Of a region, where it lies stands behind the line.
+    """
+    outcomes, windows = side.outcomes, side.windows
+    predicted = predicted_columns(outcomes.kind, outcomes.names)
+    yield ["line", *(() if windows is None else REGION), *wanted_columns(outcomes), *predicted]
+    for row, (number, wanted) in enumerate(zip(side.numbers, outcomes.values, strict=True)):
         if outcomes.kind == "classes":
             cells: list[Cell] = [outcomes.names[wanted]]
         elif outcomes.kind == "labels":
             cells = [int(each) for each in wanted]
         else:
             cells = [float(each) for each in wanted]
-        yield [number, *cells, *predicted_cells(outcomes.kind, outcomes.names, row)]
+        where = [] if windows is None else region_cells(windows, row)
+        yield [
+            *(number, *where, *cells),
+            *predicted_cells(outcomes.kind, outcomes.names, found[row]),
+        ]
 
 
-def wanted_columns(outcomes: Outcomes) -> tuple[str, ...]:
-    """Name the columns of what sequences are."""
-    return ("label",) if outcomes.kind == "classes" else outcomes.names
-
-
-def predicted_columns(kind: str, names: tuple[str, ...]) -> list[str]:
-    """Name the columns of what is predicted: the likeliest class and probabilities, or numbers."""
-    if kind == "values":
-        return [f"predicted_{name}" for name in names]
-    return ["predicted"] * (kind == "classes") + [f"p_{name}" for name in names]
-
-
-def predicted_cells(kind: str, names: tuple[str, ...], row: NDArray[np.float64]) -> list[Cell]:
-    """Return the cells of those columns."""
-    numbers: list[Cell] = [float(value) for value in row]
-    return [names[int(row.argmax())], *numbers] if kind == "classes" else numbers
+def base_predictions(side: Side, found: NDArray[np.float64]) -> Iterator[list[Cell]]:
+    """Yield a header, and a row for each base of the regions: where it lies, what is predicted."""
+    outcomes, windows = side.outcomes, side.windows
+    yield [*PLACE, *predicted_columns(outcomes.kind, outcomes.names)]
+    if windows is not None:
+        for row in range(len(side)):
+            region = windows.region(row)
+            yield from base_rows(region.contig, region.start, found[outcomes.span(row)])
 
 
 def _plots(fit: Fit, side: Side, found: NDArray[np.float64]) -> None:
     outcomes = side.outcomes
     if (fit.folder / METRICS).exists():
         chance = score_of(
-            outcomes, _guesses(fit.sides.train.outcomes, len(side)), fit.predictor.config
+            outcomes, _guesses(fit.sides.train.outcomes, len(found)), fit.predictor.config
         )
-        plot_run(fit.folder, "sequence", chance.bits_per_base)
+        plot_run(fit.folder, fit.unit, chance.bits_per_base)
     if importlib.util.find_spec("matplotlib") is None or outcomes.kind != "classes":
         return
     calls = Calls(outcomes.names, found, outcomes.values, np.arange(len(side)))
@@ -159,16 +180,8 @@ def _guesses(train: Outcomes, rows: int) -> NDArray[np.float64]:
         counts = np.bincount(train.values, minlength=len(train.names))
         guess = counts / counts.sum()
     else:
-        guess = train.values.astype(float).mean(0)
-    return np.tile(guess, (rows, 1))
-
-
-def _text(rows: Iterable[list[Cell]]) -> str:
-    return "".join("\t".join(map(str, map(_short, row))) + "\n" for row in rows)
-
-
-def _short(cell: Cell) -> Cell:
-    return f"{cell:.6g}" if isinstance(cell, float) else cell
+        guess = np.nanmean(train.values, 0, dtype=float)
+    return np.broadcast_to(guess, (rows, len(guess)))
 
 
 def _cell(value: Cell) -> Cell:

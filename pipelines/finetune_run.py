@@ -20,10 +20,13 @@ from dnamamba.training.rollback import Checkpoints
 from dnamamba.training.signals import Interruption, stop_on_signal
 
 MAY_CHANGE: Final = frozenset(
-    {"micro_batch", "recompute", "backend", "checkpoint_every", "model", "patience"}
+    {
+        *("micro_batch", "recompute", "backend", "checkpoint_every", "model", "genome", "tracks"),
+        "patience",
+    }
 )
 """Settings that a resume may change: they decide where and for how long, not what is learnt. The
-model is among them because its checksum is among those of the inputs."""
+model, the genome and tracks are among them because their checksums are among the inputs'."""
 
 
 class _EnoughError(Exception):
@@ -91,7 +94,7 @@ def train(fit: Fit) -> int | None:
                 bases=fit.bases,
                 device=fit.device,
                 verb="finetune",
-                unit="sequence",
+                unit=fit.unit,
             )
             keep_best = Keeper(fit, _validations(fit.folder / METRICS))
             if first:

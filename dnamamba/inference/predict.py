@@ -47,9 +47,11 @@ def predict_sequences(
 
     Returns
     -------
-    (sequences, names), as `Predictor.predict`.
+    (sequences, names), as `Predictor.predict`; of each base (bases, names), those of all sequences
+    end to end.
     """
-    return _read(predictor, predictor.predict, sequences, device, autocast)
+    found = _read(predictor, predictor.predict, sequences, device, autocast)
+    return np.concatenate(found) if predictor.config.per_base else np.stack(found)
 
 
 def features_of(
@@ -58,16 +60,24 @@ def features_of(
     *,
     device: torch.device,
     autocast: Autocast = nullcontext,
+    positions: Sequence[NDArray[np.int64]] | None = None,
 ) -> NDArray[np.float32]:
     """Return what the head of a predictor sees of sequences, the mean of both strands.
 
-    Parameters are those of `predict_sequences`.
+    Parameters
+    ----------
+    predictor, sequences, device, autocast
+        As for `predict_sequences`.
+    positions
+        Of each base: those that are wanted of each sequence, counted from 0; None for all.
 
     Returns
     -------
-    (sequences, width).
+    (sequences, width); of each base (bases, width), those of all sequences end to end.
     """
-    return _read(predictor, predictor.both_strands, sequences, device, autocast)
+    read = predictor.both_strands
+    found = _read(predictor, read, sequences, device, autocast, positions)
+    return np.concatenate(found) if predictor.config.per_base else np.stack(found)
 
 
 @torch.no_grad()
@@ -77,7 +87,8 @@ def _read(
     sequences: Sequence[Codes],
     device: torch.device,
     autocast: Autocast,
-) -> NDArray[Any]:
+    positions: Sequence[NDArray[np.int64]] | None = None,
+) -> list[NDArray[Any]]:
     training = predictor.training
     predictor.eval()
     found: list[Any] = [None] * len(sequences)
@@ -88,10 +99,15 @@ def _read(
             with autocast():
                 outputs = read(predictor.tokens(codes)).cpu().numpy()
             for row, output in zip(rows, outputs, strict=True):
-                found[row] = output
+                if not predictor.config.per_base:
+                    found[row] = output
+                elif positions is None:
+                    found[row] = output[: len(sequences[row])]
+                else:
+                    found[row] = output[positions[row]]
     finally:
         predictor.train(training)
-    return np.stack(found)
+    return found
 
 
 def _batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:

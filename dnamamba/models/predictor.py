@@ -3,9 +3,11 @@
 Sequences of a batch are padded, and padding is never read where that would matter: a causal model
 reads it behind everything else, and what reads both ways gets the sequences packed end to end, each
 from a state of its own. In use both strands are read and their features averaged; in training the
-strand is the caller's choice.
+strand is the caller's choice. Of each base it predicts labels or numbers from that base's hidden
+state alone, and there, too, from the mean of both strands.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -48,6 +50,11 @@ class PredictorConfig:
         Of the classes, labels or numbers, in the order of the outputs.
     pool
         What the head sees of the final hidden states.
+    per_base
+        Whether labels or numbers are those of each base; the head then sees its state, and `pool`
+        means nothing.
+    window
+        Bases of the windows that were laid around the regions it was fitted on, if any were.
     centres, scales
         Of numbers: outputs are multiplied by the scale and shifted by the centre.
     base, base_sha256
@@ -57,7 +64,8 @@ class PredictorConfig:
     Raises
     ------
     UsageError
-        For a single class, no name, or centres and scales that are not one for each number.
+        For a single class, classes of each base, no name, or centres and scales that are not one
+        for each number.
     """
 
     kind: Kind
@@ -67,10 +75,14 @@ class PredictorConfig:
     scales: tuple[float, ...] = ()
     base: str | None = None
     base_sha256: str | None = None
+    per_base: bool = False
+    window: int | None = None
 
     def __post_init__(self) -> None:
         if len(self.names) < 1 + (self.kind == "classes"):
             raise UsageError(f"names: {len(self.names)} {self.kind}; there is nothing to predict")
+        if self.per_base and self.kind == "classes":
+            raise UsageError("classes: of each base there are labels or values; take labels")
         wanted = len(self.names) if self.kind == "values" else 0
         if not len(self.centres) == len(self.scales) == wanted:
             raise UsageError(f"centres and scales: {wanted} of each are wanted for {self.kind}")
@@ -90,11 +102,19 @@ class Sequences(NamedTuple):
     ids: Tensor
     lengths: Tensor
 
-    def flipped(self, complement: Tensor) -> "Sequences":
-        """Read each sequence on the other strand; padding stays behind."""
+    @property
+    def back(self) -> Tensor:
+        """(batch, length) positions that turn each sequence around; padding stays behind."""
         steps = torch.arange(self.ids.shape[1], device=self.ids.device)
-        back = (self.lengths[:, None] - 1 - steps) % self.ids.shape[1]
-        return Sequences(complement[self.ids.gather(1, back)], self.lengths)
+        return (self.lengths[:, None] - 1 - steps) % self.ids.shape[1]
+
+    def flipped(self, complement: Tensor) -> "Sequences":
+        """Read each sequence on the other strand."""
+        return Sequences(complement[self.ids.gather(1, self.back)], self.lengths)
+
+    def turned(self, outputs: Tensor) -> Tensor:
+        """Turn (batch, length, channels) of the other strand around, base to base."""
+        return outputs.gather(1, self.back[..., None].expand_as(outputs))
 
 
 class Predictor(nn.Module):
@@ -117,7 +137,8 @@ class Predictor(nn.Module):
         self.config = config
         if not language.config.tie_embeddings:
             language.lm_head.requires_grad_(False)
-        width = language.config.d_model * (2 if config.pool == "both" else 1)
+        doubled = config.pool == "both" and not config.per_base
+        width = language.config.d_model * (1 + doubled)
         self.head = nn.Linear(width, len(config.names))
         for name in ("centres", "scales"):
             values = torch.tensor(getattr(config, name), dtype=torch.float32)
@@ -151,7 +172,8 @@ class Predictor(nn.Module):
         ids
             (batch, length), from `tokens`; one strand is read.
         targets
-            (batch, 1) int64 classes, (batch, labels) 0 or 1, or (batch, numbers) floats.
+            (batch, 1) int64 classes, (batch, labels) 0 or 1, or (batch, numbers) floats; of each
+            base (batch, length, names).
 
         Returns
         -------
@@ -177,7 +199,13 @@ class Predictor(nn.Module):
         return nats, None
 
     def features(self, sequences: Sequences) -> Tensor:
-        """Return what the head sees of one strand, (batch, width) float32."""
+        """Return what the head sees of one strand.
+
+        Returns
+        -------
+        (batch, width) float32; of each base (batch, length, width), where those behind the end of a
+        sequence mean nothing.
+        """
         ids, lengths = sequences
         inside = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
         ends = lengths - 1
@@ -189,6 +217,8 @@ class Predictor(nn.Module):
             hidden = hidden.masked_scatter(inside[..., None], found)
         else:
             hidden = self._hidden(ids.where(inside, ids[:, :1]), None)
+        if self.config.per_base:
+            return hidden.float()
         last = hidden[torch.arange(len(ids), device=ids.device), ends].float()
         if self.config.pool == "last":
             return last
@@ -203,18 +233,23 @@ class Predictor(nn.Module):
 
     def both_strands(self, ids: Tensor) -> Tensor:
         """Return the mean of what the head sees of either strand of ids from `tokens`."""
+        return self._mean_of_strands(ids, self.features)
+
+    def _mean_of_strands(self, ids: Tensor, read: Callable[[Sequences], Tensor]) -> Tensor:
         sequences = _sequences(ids)
-        other = sequences.flipped(self.language.complement)
-        return (self.features(sequences) + self.features(other)) / 2
+        here, there = read(sequences), read(sequences.flipped(self.language.complement))
+        return (here + (sequences.turned(there) if self.config.per_base else there)) / 2
 
     def predict(self, ids: Tensor) -> Tensor:
         """Read both strands of ids from `tokens`.
 
         Returns
         -------
-        (batch, names) float64: the probability of each class or label, or the numbers.
+        (batch, names) float64: the probability of each class or label, or the numbers; of each base
+        (batch, length, names).
         """
-        outputs: Tensor = self.head(self.both_strands(ids)).double()
+        # The head is linear: the mean of what it says is what it says of the mean.
+        outputs = self._mean_of_strands(ids, lambda each: self.head(self.features(each))).double()
         if self.config.kind == "classes":
             return outputs.softmax(1)
         if self.config.kind == "labels":

@@ -4,10 +4,12 @@ An objective is a pure function of the codes, the seed, the step and the index o
 resume asks the same questions, and so does any number of machines.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dnamamba.alphabet import BASE, SOFT_MASK, N
@@ -154,6 +156,42 @@ class Outcome:
         here = slice(first, first + len(codes))
         targets, weights = (each[here].to(codes.device) for each in self.asked(step))
         return Batch(self.tokens(codes), targets, weights)
+
+
+class BaseOutcome:
+    """Say what each base of sequences is: labels or numbers.
+
+    Parameters
+    ----------
+    tokens
+        Turns store codes, padded behind the ends, into ids.
+    asked
+        A step to the targets of its sequences, as they are read, and what each of them counts:
+        (bases, outputs) floats each. NaN is asked nothing.
+    """
+
+    shift = 0
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        asked: Callable[[int], Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]],
+    ) -> None:
+        self.tokens = tokens
+        self.asked = asked
+
+    def __call__(self, codes: Tensor, step: int, first: int) -> Batch:
+        """Ask about (batch, length) codes; targets and weights are (batch, length, outputs)."""
+        rows = self.asked(step)[first : first + len(codes)]
+        targets = np.zeros((*codes.shape, rows[0][0].shape[1]), np.float32)
+        weights = np.zeros_like(targets)
+        for row, (wanted, counts) in enumerate(rows):
+            bases = min(len(wanted), codes.shape[1])
+            targets[row, :bases], weights[row, :bases] = wanted[:bases], counts[:bases]
+        unknown = np.isnan(targets)
+        targets[unknown], weights[unknown] = 0, 0
+        asked = (torch.from_numpy(each).to(codes.device) for each in (targets, weights))
+        return Batch(self.tokens(codes), *asked)
 
 
 def target_weights(codes: Tensor, soft_mask_weight: float) -> Tensor:

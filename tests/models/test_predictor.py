@@ -205,3 +205,66 @@ def test_what_is_refused(tiny_model: Build) -> None:
     built = build(tiny_model())
     with pytest.raises(UsageError, match="it has no state to carry"):
         built.nats(built.tokens(batch(draw())), torch.zeros(4, 1).long(), return_state=True)
+
+
+def build_per_base(model: LanguageModel, kind: Kind) -> Predictor:
+    config = PredictorConfig(kind, ("a", "b", "c"), "mean", *NUMBERS.get(kind, ()), per_base=True)
+    built = Predictor(model, config)
+    torch.nn.init.normal_(built.head.weight)
+    built.language.double()
+    return built.eval()
+
+
+@pytest.mark.parametrize("form", FORMS, ids=name)
+def test_bases_are_predicted_alone_and_from_both_strands(
+    form: dict[str, Any], tiny_model: Build
+) -> None:
+    """Sequences of a batch against each by itself, and against the strands' hidden states."""
+    built, sequences = build_per_base(tiny_model(**form), "labels"), draw()
+    found = built.predict(built.tokens(batch(sequences, 3)))
+    seen = built.both_strands(built.tokens(batch(sequences, 3)))
+    assert found.shape == (len(SIZES), max(SIZES) + 3, 3)
+    top = built.language.config.n_layer
+    for row, each in enumerate(sequences):
+        ids = built.language.tokens(each[None])
+        strands = (ids, reverse_complement(ids, built.language.complement))
+        here, there = (built.language.backbone.outputs(s, (top,))[0][0][0] for s in strands)
+        mean = (here + there.flip(0)).float() / 2
+        torch.testing.assert_close(seen[row, : len(each)], mean, atol=1e-6, rtol=1e-5)
+        wanted = built.head(mean).sigmoid().double()
+        torch.testing.assert_close(found[row, : len(each)], wanted, atol=1e-6, rtol=1e-5)
+        turned = built.predict(built.tokens((3 - each).flip(0)[None]))[0].flip(0)
+        torch.testing.assert_close(turned, wanted, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["labels", "values"])
+def test_losses_of_bases_are_those_of_their_own_states(kind: Kind, tiny_model: Build) -> None:
+    built, sequences = build_per_base(tiny_model(), kind), draw()
+    ids = built.tokens(batch(sequences))
+    targets = torch.randint(2, (*ids.shape, 3)).double()
+    nats, _ = built.nats(ids, targets)
+    assert nats.shape == targets.shape
+    top = built.language.config.n_layer
+    for row, each in enumerate(sequences):
+        (hidden,), _ = built.language.backbone.outputs(built.language.tokens(each[None]), (top,))
+        outputs, here = built.head(hidden[0].float()), targets[row, : len(each)]
+        if kind == "labels":
+            wanted = -functional.logsigmoid((2 * here - 1) * outputs)
+        else:
+            centres, scales = map(torch.tensor, NUMBERS["values"])
+            wanted = ((outputs * scales + centres - here) / scales) ** 2 / 2
+        torch.testing.assert_close(
+            nats[row, : len(each)].double(), wanted.double(), atol=1e-5, rtol=1e-5
+        )
+
+
+def test_a_folder_of_bases_gives_the_same_predictions(tiny_model: Build, tmp_path: Path) -> None:
+    built = build_per_base(tiny_model(), "values")
+    built.language.float()
+    save_predictor(built, tmp_path, "card")
+    again = load_predictor(tmp_path)
+    again.language.backend = built.language.backend
+    codes = batch(draw())
+    assert torch.equal(again.predict(again.tokens(codes)), built.predict(built.tokens(codes)))
+    with pytest.raises(UsageError, match="of each base there are labels or values"):
+        PredictorConfig("classes", ("a", "b"), per_base=True)

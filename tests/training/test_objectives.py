@@ -4,6 +4,7 @@ import torch
 
 from dnamamba.alphabet import SOFT_MASK, N, encode
 from dnamamba.training.objectives import (
+    BaseOutcome,
     Label,
     MaskedBase,
     NextBase,
@@ -109,3 +110,21 @@ def test_bases_of_a_labelled_window_are_substituted() -> None:
     assert not torch.equal(asked(codes, 4, 0).inputs, found)
     other = Label(tokens, lambda *_: 0, substituted=0.2, seed=8)
     assert not torch.equal(other(codes, 3, 0).inputs, found)
+
+
+def test_bases_are_asked_what_is_known_of_them() -> None:
+    nan = np.nan
+    rows = [
+        (np.array([[1, 0], [nan, 2], [3, nan]], np.float32), np.full((3, 2), 0.5, np.float32)),
+        (np.array([[4, 5]], np.float32), np.ones((1, 2), np.float32)),
+    ]
+    codes = torch.tensor([[0, 1, 2], [3, 255, 255]], dtype=torch.uint8)
+    batch = BaseOutcome(tokens, lambda step: rows)(codes, 0, 0)
+    assert batch.targets.tolist() == [[[1, 0], [0, 2], [3, 0]], [[4, 5], [0, 0], [0, 0]]]
+    assert batch.weights.tolist() == [
+        [[0.5, 0.5], [0, 0.5], [0.5, 0]],
+        [[1, 1], [0, 0], [0, 0]],
+    ]
+    longer = BaseOutcome(tokens, lambda step: rows)(codes[1:].repeat(1, 2), 0, 1)
+    assert longer.targets.shape == (1, 6, 2)
+    assert longer.weights.sum() == 2
