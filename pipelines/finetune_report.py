@@ -16,11 +16,13 @@ from dnamamba.data.outcomes import Outcomes
 from dnamamba.data.regions import PLACE
 from dnamamba.evaluation.calls import Calls
 from dnamamba.evaluation.controls import KMERS, tune_control
+from dnamamba.evaluation.intervals import block_bootstrap
 from dnamamba.evaluation.metrics import measure
 from dnamamba.evaluation.metrics_bases import measure_bases
 from dnamamba.evaluation.plots import plot_run
 from dnamamba.evaluation.plots_calls import plot_confusion, plot_reliability
 from dnamamba.files import write_text
+from dnamamba.inference.stability import measure_divergence
 from dnamamba.models.predictor import load_predictor
 from dnamamba.pipelines.finetune_data import Side
 from dnamamba.pipelines.finetune_job import Fit, score_of
@@ -41,6 +43,8 @@ PREDICTIONS: Final = "predictions.tsv"
 BASES: Final = "predictions.tsv.gz"
 """Of each base."""
 MODEL: Final = "the model"
+PERTURBED: Final = 256
+"""Sequences that two precisions are compared on, at most."""
 K: Final = 5
 """Of the k-mers beside the model."""
 
@@ -79,6 +83,7 @@ def finish(fit: Fit) -> None:
     for name, side in sides.items():
         results += list(_results(name, MODEL, side, found[name]))
     results += list(_controls(fit, sides))
+    results += list(_divergence(fit))
     last = "test" if "test" in sides else "valid"
     if fit.predictor.config.per_base:
         write_rows(fit.folder / BASES, base_predictions(sides[last], found[last]))
@@ -110,6 +115,17 @@ def _results(side: str, name: str, rows: Side, found: NDArray[np.float64]) -> It
         measures = measure(outcomes.kind, outcomes.values, found)
     for measured, interval in measures.items():
         yield Result(side, len(rows), name, measured, *interval)
+
+
+def _divergence(fit: Fit) -> Iterator[Result]:
+    """Yield how far the precision moves outputs under noise, and how far noise itself does."""
+    if fit.config.precision == "fp32":
+        return
+    some = fit.sides.valid.sequences[:PERTURBED]
+    found = measure_divergence(fit.predictor, some, device=fit.device, autocast=fit.autocast)
+    for name, each in (("divergence", found.between), ("perturbation", found.own)):
+        interval = block_bootstrap(each, np.ones(len(each)), block=1)
+        yield Result("valid", len(each), MODEL, name, *interval)
 
 
 def _controls(fit: Fit, sides: dict[str, Side]) -> Iterator[Result]:

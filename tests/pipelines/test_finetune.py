@@ -121,6 +121,18 @@ def test_both_strands_of_a_fasta_get_the_same_prediction(
         assert float(here["p_rich"]) == pytest.approx(float(there["p_rich"]), rel=1e-4)
 
 
+def test_another_precision_says_how_far_it_diverges(
+    train: Path, backbone: Path, tmp_path: Path
+) -> None:
+    for precision in ("fp32", "bf16"):
+        more = ("--method", "frozen", "--precision", precision)
+        assert cli.run(arguments(train, backbone, tmp_path / precision, *more)) == 0
+    found = results(tmp_path / "bf16")
+    assert 0 < found["valid", "the model", "divergence"] < 0.05
+    assert found["valid", "the model", "perturbation"] > 0
+    assert ("valid", "the model", "divergence") not in results(tmp_path / "fp32")
+
+
 def test_labels_and_values(
     backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
