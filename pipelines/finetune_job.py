@@ -19,7 +19,7 @@ from dnamamba.evaluation.language import Objective, Score
 from dnamamba.inference.predict import padded, predict_sequences
 from dnamamba.models.adapters import Adapters
 from dnamamba.models.precision import Autocast, autocast_to
-from dnamamba.models.predictor import Predictor, PredictorConfig
+from dnamamba.models.predictor import PAD, Predictor, PredictorConfig
 from dnamamba.pipelines.finetune_config import FinetuneConfig
 from dnamamba.pipelines.finetune_data import Side, Sides
 from dnamamba.processes import ALONE, Processes
@@ -56,6 +56,7 @@ class Fit:
             checkpoint_every=config.checkpoint_every or 1,
             # A head that is sure of a few labels is far off on others: patience ends that.
             exploded_bits=math.inf,
+            padding=PAD,
         )
 
     @property
@@ -91,7 +92,7 @@ class Fit:
     @cached_property
     def order(self) -> Shuffled:
         """Which rows each step reads."""
-        return Shuffled(self.sides.train.lengths, self.config.batch or 1, self.config.seed)
+        return Shuffled(len(self.sides.train), self.config.batch or 1, self.config.seed)
 
     @cached_property
     def _read(self) -> NDArray[np.int64]:

@@ -51,7 +51,7 @@ def predict_sequences(
     end to end.
     """
     found = _read(predictor, predictor.predict, sequences, device, autocast)
-    return np.concatenate(found) if predictor.config.per_base else np.stack(found)
+    return np.concatenate(found)
 
 
 def features_of(
@@ -77,7 +77,7 @@ def features_of(
     """
     read = predictor.both_strands
     found = _read(predictor, read, sequences, device, autocast, positions)
-    return np.concatenate(found) if predictor.config.per_base else np.stack(found)
+    return np.concatenate(found)
 
 
 @torch.no_grad()
@@ -97,14 +97,11 @@ def _read(
         for rows in _batches([len(codes) for codes in sequences], most):
             codes = torch.from_numpy(padded([sequences[row] for row in rows])).to(device)
             with autocast():
-                outputs = read(predictor.tokens(codes)).cpu().numpy()
+                together = read(predictor.tokens(codes)).cpu().numpy()
+            bases = [len(sequences[row]) if predictor.config.per_base else 1 for row in rows]
+            outputs = np.split(together, np.cumsum(bases)[:-1])
             for row, output in zip(rows, outputs, strict=True):
-                if not predictor.config.per_base:
-                    found[row] = output
-                elif positions is None:
-                    found[row] = output[: len(sequences[row])]
-                else:
-                    found[row] = output[positions[row]]
+                found[row] = output if positions is None else output[positions[row]]
     finally:
         predictor.train(training)
     return found

@@ -1,8 +1,7 @@
 """A predictor: a backbone, and a linear head on what it makes of sequences of any lengths.
 
-Sequences of a batch are padded, and padding is never read where that would matter: a causal model
-reads it behind everything else, and what reads both ways gets the sequences packed end to end, each
-from a state of its own. In use both strands are read and their features averaged; in training the
+Sequences of a batch come padded, and are read packed end to end, each from a state of its own. In
+use both strands are read and their features averaged; in training the
 strand is the caller's choice. Of each base it predicts labels or numbers from that base's hidden
 state alone, and there, too, from the mean of both strands.
 """
@@ -34,6 +33,8 @@ PAD: Final = INVALID
 """The code behind the end of a sequence."""
 _PADDED: Final = -1
 """Its id."""
+_PIECE: Final = 1024
+"""Bases that are summed by themselves first."""
 CONFIG: Final = "predictor.json"
 HEAD: Final = "predictor.safetensors"
 
@@ -88,33 +89,45 @@ class PredictorConfig:
             raise UsageError(f"centres and scales: {wanted} of each are wanted for {self.kind}")
 
 
-class Sequences(NamedTuple):
-    """Ids of a batch, and how many bases each sequence has.
+class Packed(NamedTuple):
+    """Sequences end to end.
 
     Attributes
     ----------
     ids
-        (batch, length) int64; behind the end of a sequence they mean nothing.
-    lengths
-        (batch,) int64.
+        (bases,) int64.
+    sizes
+        Bases of each sequence.
     """
 
     ids: Tensor
-    lengths: Tensor
+    sizes: list[int]
 
     @property
-    def back(self) -> Tensor:
-        """(batch, length) positions that turn each sequence around; padding stays behind."""
-        steps = torch.arange(self.ids.shape[1], device=self.ids.device)
-        return (self.lengths[:, None] - 1 - steps) % self.ids.shape[1]
+    def size(self) -> int | None:
+        """Bases of each sequence where all have the same; else None."""
+        return self.sizes[0] if len(set(self.sizes)) == 1 else None
 
-    def flipped(self, complement: Tensor) -> "Sequences":
-        """Read each sequence on the other strand."""
-        return Sequences(complement[self.ids.gather(1, self.back)], self.lengths)
+    def flipped(self, complement: Tensor) -> "Packed":
+        """Read the other strand, the last sequence's first."""
+        return Packed(complement[self.ids.flip(0)], self.sizes[::-1])
 
-    def turned(self, outputs: Tensor) -> Tensor:
-        """Turn (batch, length, channels) of the other strand around, base to base."""
-        return outputs.gather(1, self.back[..., None].expand_as(outputs))
+    def sums(self, hidden: Tensor) -> Tensor:
+        """Sum (bases, width) over the bases of each sequence, (sequences, width) float32."""
+        if self.size:
+            return hidden.view(-1, self.size, hidden.shape[1]).sum(1, dtype=torch.float32)
+        # In two steps: one would have a thread go through a million bases.
+        pieces = [-(-size // _PIECE) for size in self.sizes]
+        within = [
+            min(_PIECE, size - start) for size in self.sizes for start in range(0, size, _PIECE)
+        ]
+        parts = _segment_sums(hidden.float(), within)
+        return _segment_sums(parts, pieces)
+
+
+def _segment_sums(rows: Tensor, sizes: list[int]) -> Tensor:
+    lengths = torch.tensor(sizes, device=rows.device)
+    return torch.segment_reduce(rows, "sum", lengths=lengths, unsafe=True)
 
 
 class Predictor(nn.Module):
@@ -188,57 +201,61 @@ class Predictor(nn.Module):
         """
         if state is not None or return_state:
             raise UsageError("a predictor reads sequences whole: it has no state to carry")
-        outputs = self.head(self.features(_sequences(ids)))
+        inside = ids != _PADDED
+        outputs = self.head(self.features(_packed(ids, inside)))
         if self.config.kind == "classes":
             nats = functional.cross_entropy(outputs, targets[:, 0], reduction="none")[:, None]
-        elif self.config.kind == "labels":
-            wanted = targets.to(outputs.dtype)
+            return nats, None
+        wanted = targets[inside] if self.config.per_base else targets
+        if self.config.kind == "labels":
+            wanted = wanted.to(outputs.dtype)
             nats = functional.binary_cross_entropy_with_logits(outputs, wanted, reduction="none")
         else:
-            nats = (outputs - (targets - self.centres) / self.scales).square() / 2
+            nats = (outputs - (wanted - self.centres) / self.scales).square() / 2
+        if self.config.per_base:
+            whole = nats.new_zeros(targets.shape)
+            nats = whole.masked_scatter(inside[..., None], nats)
         return nats, None
 
-    def features(self, sequences: Sequences) -> Tensor:
+    def features(self, packed: Packed) -> Tensor:
         """Return what the head sees of one strand.
 
         Returns
         -------
-        (batch, width) float32; of each base (batch, length, width), where those behind the end of a
-        sequence mean nothing.
+        (sequences, width) float32; of each base (bases, width), end to end.
         """
-        ids, lengths = sequences
-        inside = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
-        ends = lengths - 1
-        if self.language.config.bidirectional:
-            index = torch.arange(len(ids), device=ids.device)
-            packed = index.repeat_interleave(lengths)[None].to(torch.int32)
-            found = self._hidden(ids[inside][None], packed)
-            hidden = found.new_zeros(*ids.shape, found.shape[-1])
-            hidden = hidden.masked_scatter(inside[..., None], found)
-        else:
-            hidden = self._hidden(ids.where(inside, ids[:, :1]), None)
+        hidden = self._hidden(packed)
         if self.config.per_base:
             return hidden.float()
-        last = hidden[torch.arange(len(ids), device=ids.device), ends].float()
+        lengths = torch.tensor(packed.sizes, device=hidden.device)
+        last = hidden[lengths.cumsum(0) - 1].float()
         if self.config.pool == "last":
             return last
-        sums = hidden.masked_fill(~inside[..., None], 0).sum(1, dtype=torch.float32)
-        mean = sums / lengths[:, None]
+        mean = packed.sums(hidden) / lengths[:, None]
         return mean if self.config.pool == "mean" else torch.cat([last, mean], 1)
 
-    def _hidden(self, ids: Tensor, packed: Tensor | None) -> Tensor:
+    def _hidden(self, packed: Packed) -> Tensor:
+        """Return the final hidden states, (bases, width) end to end."""
+        index = None
+        rows = packed.ids[None]
+        if packed.size:
+            rows = packed.ids.view(-1, packed.size)
+        else:
+            lengths = torch.tensor(packed.sizes, device=rows.device)
+            numbers = torch.arange(len(lengths), device=rows.device, dtype=torch.int32)
+            index = numbers.repeat_interleave(lengths, output_size=rows.shape[1])[None]
         top = self.language.config.n_layer
-        (hidden,), _ = self.language.backbone.outputs(ids, (top,), seq_idx=packed)
-        return hidden
+        (hidden,), _ = self.language.backbone.outputs(rows, (top,), seq_idx=index)
+        return hidden.flatten(0, 1)
 
     def both_strands(self, ids: Tensor) -> Tensor:
-        """Return the mean of what the head sees of either strand of ids from `tokens`."""
+        """Return the mean of what the head sees of either strand of ids, as `features`."""
         return self._mean_of_strands(ids, self.features)
 
-    def _mean_of_strands(self, ids: Tensor, read: Callable[[Sequences], Tensor]) -> Tensor:
-        sequences = _sequences(ids)
-        here, there = read(sequences), read(sequences.flipped(self.language.complement))
-        return (here + (sequences.turned(there) if self.config.per_base else there)) / 2
+    def _mean_of_strands(self, ids: Tensor, read: Callable[[Packed], Tensor]) -> Tensor:
+        packed = _packed(ids, ids != _PADDED)
+        there = read(packed.flipped(self.language.complement))
+        return (read(packed) + there.flip(0)) / 2
 
     def predict(self, ids: Tensor) -> Tensor:
         """Read both strands of ids from `tokens`.
@@ -246,7 +263,7 @@ class Predictor(nn.Module):
         Returns
         -------
         (batch, names) float64: the probability of each class or label, or the numbers; of each base
-        (batch, length, names).
+        (bases, names), those of all sequences end to end.
         """
         # The head is linear: the mean of what it says is what it says of the mean.
         outputs = self._mean_of_strands(ids, lambda each: self.head(self.features(each))).double()
@@ -257,9 +274,8 @@ class Predictor(nn.Module):
         return outputs * self.scales + self.centres
 
 
-def _sequences(ids: Tensor) -> Sequences:
-    lengths = (ids != _PADDED).sum(1)
-    return Sequences(ids.clamp_min(0), lengths)
+def _packed(ids: Tensor, inside: Tensor) -> Packed:
+    return Packed(ids[inside], inside.sum(1).tolist())
 
 
 def save_predictor(

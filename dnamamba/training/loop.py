@@ -41,10 +41,10 @@ class LoopConfig:
     batch
         Windows a step, of all processes together.
     micro_batch
-        Windows a forward and backward pass; their gradients add up to the batch's. Shorter windows
-        of a length warm-up are as many more as make the same bases.
+        Windows a forward and backward pass; their gradients add up to the batch's. Of shorter ones
+        there are as many more as make the same bases.
     length
-        Bases of a window.
+        Bases of a window, or of the longest.
     tbptt
         Bases that gradients reach back over at most: a window is read in segments of so many, each
         from the exact state that the one before left; None reads it at once.
@@ -52,6 +52,9 @@ class LoopConfig:
         Steps between two validations, and between two checkpoints.
     exploded_bits
         Mean loss that no run which learns has for steps on end.
+    padding
+        The code behind the end of a window that is shorter than others of its batch; None where
+        those of a batch are of one length.
     """
 
     steps: int
@@ -62,6 +65,23 @@ class LoopConfig:
     checkpoint_every: int
     tbptt: int | None = None
     exploded_bits: float = EXPLODED_BITS
+    padding: int | None = None
+
+    def passes(self, codes: Tensor) -> list[int]:
+        """Return how many windows each pass over (batch, length) codes reads, in their order."""
+        if self.padding is None:
+            lengths = [codes.shape[1]] * len(codes)
+        else:
+            lengths = (codes != self.padding).sum(1).tolist()
+        most = self.micro_batch * self.length
+        sizes, bases = [0], 0
+        for length in lengths:
+            if bases + length > most and sizes[-1]:
+                sizes.append(0)
+                bases = 0
+            sizes[-1] += 1
+            bases += length
+        return sizes
 
 
 @dataclass(frozen=True)
@@ -106,7 +126,7 @@ def train_step(
     codes: Tensor,
     step: int,
     *,
-    micro_batch: int,
+    micro_batch: int | list[int],
     clip: float,
     tbptt: int | None = None,
     autocast: Autocast = nullcontext,
@@ -148,7 +168,7 @@ def accumulate_gradients(
     codes: Tensor,
     step: int,
     *,
-    micro_batch: int,
+    micro_batch: int | list[int],
     tbptt: int | None = None,
     autocast: Autocast = nullcontext,
     processes: Processes = ALONE,
@@ -160,6 +180,8 @@ def accumulate_gradients(
     ----------
     codes
         This process's share of the windows, each whole.
+    micro_batch
+        Windows a pass, or those of each.
     scaler
         What multiplies the loss, and so the gradient.
 
@@ -190,7 +212,9 @@ def accumulate_gradients(
     return processes.add(nats), weight
 
 
-def _passes(batch: Batch, micro_batch: int, tbptt: int | None) -> Iterator[tuple[bool, Batch]]:
+def _passes(
+    batch: Batch, micro_batch: int | list[int], tbptt: int | None
+) -> Iterator[tuple[bool, Batch]]:
     """Cut a batch into forward and backward passes, and tell which begin their windows."""
     for windows in zip(*(torch.split(tensor, micro_batch) for tensor in batch), strict=True):
         length = tbptt or windows[0].shape[1]
@@ -289,7 +313,7 @@ def fit(
                 objective,
                 codes.to(device, non_blocking=True),
                 step,
-                micro_batch=config.micro_batch * config.length // codes.shape[1],
+                micro_batch=config.passes(codes),
                 clip=optimizer_config.clip,
                 tbptt=config.tbptt,
                 autocast=autocast,

@@ -13,6 +13,7 @@ benchmark goes on where it was.
 
 import csv
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from dnamamba.data.table import Table, read_table
 from dnamamba.errors import DnamambaError, InputError
 from dnamamba.evaluation.cnn import tune_network
 from dnamamba.evaluation.controls import KMERS, tune_control
+from dnamamba.files import atomic_path
 from dnamamba.log import logger
 from dnamamba.models import pretrained
 from dnamamba.models.heads import LanguageModel
@@ -41,6 +43,8 @@ from dnamamba.training.optimizer import OptimizerConfig
 
 K: Final = 5
 SCRATCH, NETWORK = "from scratch", "convolutional network"
+CONTROLS: Final = "controls.npz"
+"""Which test sequences each control calls right, and the checksum of the rows it was fitted on."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ def benchmark_labels(task: Task, sizes: Sequence[int], seeds: Sequence[int]) -> 
             train = _drawn(table, size, seed, folder)
             sides = _sides(train, task, seed)
             new = sides.new
-            for name, found in _plain(sides, seed, options.resolve_device(task.device)):
+            for name, found in _controls(sides, seed, task.device, folder).items():
                 right.setdefault(name, []).append(found)
             for name, configs in (("pretrained", task.configs), (SCRATCH, full)):
                 called = _best(train, task, configs, seed, folder / name.replace(" ", "-"))
@@ -160,6 +164,28 @@ def _sides(train: Path, task: Task, seed: int) -> Sides:
     """Return what the fits read, as they part it."""
     config = dataclasses.replace(task.configs[0], seed=seed)
     return read_sides(train, None, task.test, config, allow_overlap=True)
+
+
+def _controls(sides: Sides, seed: int, device: str, folder: Path) -> dict[str, NDArray[np.bool_]]:
+    """Return what `_plain` finds, or found before on the same rows."""
+    path, digest = folder / CONTROLS, hashlib.sha256()
+    for side in (sides.train, sides.valid, sides.test):
+        if side is not None:
+            digest.update(side.outcomes.values.tobytes())
+            digest.update(b"\n".join(codes.tobytes() for codes in side.sequences))
+    if path.exists():
+        with np.load(path) as kept:
+            if kept["digest"] == digest.hexdigest():
+                return dict(zip(kept["names"].tolist(), kept["right"], strict=True))
+    found = dict(_plain(sides, seed, options.resolve_device(device)))
+    with atomic_path(path) as temporary, temporary.open("wb") as out:
+        np.savez(
+            out,
+            digest=np.array(digest.hexdigest()),
+            names=np.array(list(found)),
+            right=np.stack(list(found.values())),
+        )
+    return found
 
 
 def _plain(

@@ -15,6 +15,7 @@ from dnamamba.models.mixers.mamba2 import Mamba2Config
 from dnamamba.models.predictor import (
     PAD,
     Kind,
+    Packed,
     Predictor,
     PredictorConfig,
     is_predictor_folder,
@@ -127,6 +128,22 @@ def test_losses_are_those_of_one_strand(
         torch.testing.assert_close(nats[row].double(), wanted.double(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("sizes", [(2, 3000, 1024, 1, 1025), (700, 700)])
+def test_sums_are_those_of_each_sequence(sizes: tuple[int, ...]) -> None:
+    hidden = torch.randn(sum(sizes), 5, generator=torch.Generator().manual_seed(0))
+    hidden.requires_grad_()
+    packed = Packed(torch.zeros(sum(sizes), dtype=torch.int64), list(sizes))
+    found = packed.sums(hidden.bfloat16())
+    wanted = torch.stack([part.double().sum(0) for part in hidden.bfloat16().split(sizes)])
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), wanted, atol=1e-4, rtol=1e-5)
+    factors = torch.arange(len(sizes)) + 1.0
+    (found * factors[:, None]).sum().backward()
+    each = factors.repeat_interleave(torch.tensor(sizes))
+    assert hidden.grad is not None
+    torch.testing.assert_close(hidden.grad, each[:, None].expand(-1, 5))
+
+
 @pytest.mark.parametrize("form", FORMS, ids=name)
 def test_gradients_are_the_sums_of_sequences_alone(form: dict[str, Any], tiny_model: Build) -> None:
     built, sequences = build(tiny_model(**form)).float(), draw()
@@ -223,17 +240,18 @@ def test_bases_are_predicted_alone_and_from_both_strands(
     built, sequences = build_per_base(tiny_model(**form), "labels"), draw()
     found = built.predict(built.tokens(batch(sequences, 3)))
     seen = built.both_strands(built.tokens(batch(sequences, 3)))
-    assert found.shape == (len(SIZES), max(SIZES) + 3, 3)
+    assert found.shape == (sum(SIZES), 3)
     top = built.language.config.n_layer
-    for row, each in enumerate(sequences):
+    apart = zip(sequences, found.split(SIZES), seen.split(SIZES), strict=True)
+    for each, predicted, features in apart:
         ids = built.language.tokens(each[None])
         strands = (ids, reverse_complement(ids, built.language.complement))
         here, there = (built.language.backbone.outputs(s, (top,))[0][0][0] for s in strands)
         mean = (here + there.flip(0)).float() / 2
-        torch.testing.assert_close(seen[row, : len(each)], mean, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(features, mean, atol=1e-6, rtol=1e-5)
         wanted = built.head(mean).sigmoid().double()
-        torch.testing.assert_close(found[row, : len(each)], wanted, atol=1e-6, rtol=1e-5)
-        turned = built.predict(built.tokens((3 - each).flip(0)[None]))[0].flip(0)
+        torch.testing.assert_close(predicted, wanted, atol=1e-6, rtol=1e-5)
+        turned = built.predict(built.tokens((3 - each).flip(0)[None])).flip(0)
         torch.testing.assert_close(turned, wanted, atol=1e-6, rtol=1e-5)
 
 

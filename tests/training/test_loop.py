@@ -121,6 +121,29 @@ def test_micro_batches_weigh_every_target_the_same(micro_batch: int) -> None:
         torch.testing.assert_close(parts, whole)
 
 
+@pytest.mark.parametrize(
+    ("micro_batch", "padding", "wanted"),
+    [
+        (1, None, [1] * 6),
+        (4, None, [4, 2]),
+        (1, 99, [1, 2, 3]),
+        (2, 99, [3, 3]),
+        (3, 99, [6]),
+    ],
+)
+def test_a_pass_reads_as_many_rows_as_its_bases_allow(
+    micro_batch: int, padding: int | None, wanted: list[int]
+) -> None:
+    codes = torch.full((6, 20), 99, dtype=torch.uint8)
+    for row, bases in enumerate((20, 15, 5, 2, 2, 9)):
+        codes[row, :bases] = 1
+    config = LoopConfig(1, 6, micro_batch, 20, 1, 1, padding=padding)
+    assert config.passes(codes) == wanted
+    if padding is None:
+        wanted = [4, 2] if micro_batch == 1 else [6]
+        assert config.passes(codes[:, :5]) == wanted, "shorter windows, more of them"
+
+
 def test_the_loss_is_the_weighted_mean_over_targets() -> None:
     model, codes = build(), codes_of_step(0)
     nats, weight = accumulate_gradients(model, NextBase(tokens), codes, 0, micro_batch=4)

@@ -4,6 +4,7 @@ import pytest
 
 from dnamamba import cli
 from dnamamba.evaluation import cnn
+from dnamamba.pipelines.benchmark import labels as labels_command
 from dnamamba.pipelines.benchmark.fits import tuned_bits
 from dnamamba.pipelines.benchmark.labels import Task, _best
 from dnamamba.pipelines.finetune_config import FinetuneConfig
@@ -44,6 +45,13 @@ def test_all_learn_from_the_same_labels(
     for text in drawn:
         labels = [line.split("\t")[1] for line in text.splitlines()[1:]]
         assert sorted(labels) == ["poor"] * 4 + ["rich"] * 4
+    monkeypatch.setattr(labels_command, "_plain", None)
+    assert cli.run(command) == 0
+    assert table(capsys.readouterr().out) == rows, "what is fitted is not fitted again"
+    tables[1] = str(write(tmp_path / "2.csv", 2, 40))
+    command[2:4] = tables
+    with pytest.raises(TypeError, match="not callable"):
+        cli.run(command)
 
 
 def test_the_best_rate_is_chosen_on_what_is_kept(
