@@ -16,13 +16,8 @@ from dnamamba.pipelines import options
 from dnamamba.pipelines.classify_config import ClassifyConfig, require_sound
 from dnamamba.pipelines.classify_fit import fit
 from dnamamba.pipelines.classify_report import CONTESTS, write_report
-from dnamamba.pipelines.fitting import RESULTS
+from dnamamba.pipelines.fitting import RESULTS, fold_folder
 from dnamamba.pipelines.resume import read_record
-
-
-def fold_folder(output: Path, fold: int) -> Path:
-    """Return where a fold's run lies in a cross-validation's folder."""
-    return output / f"fold-{fold}"
 
 
 def cross_validate(

@@ -14,9 +14,11 @@ from dnamamba.data.outcomes import KINDS
 from dnamamba.data.tasks import FOLDER, find_files, is_task_name
 from dnamamba.errors import UsageError
 from dnamamba.kernels.dispatch import BACKENDS
+from dnamamba.log import logger
 from dnamamba.pipelines import options
 from dnamamba.pipelines.finetune_config import RATES, FinetuneConfig
 from dnamamba.pipelines.finetune_fit import finetune
+from dnamamba.pipelines.finetune_folds import cross_validate
 from dnamamba.pipelines.finetune_report import show
 from dnamamba.pipelines.fitting import RESULTS
 from dnamamba.pipelines.numbers import Count
@@ -61,6 +63,19 @@ from dnamamba.pipelines.numbers import Count
 )
 @click.option("--class-weights", type=click.Choice(["none", "balanced"]), help="[none]")
 @click.option("--valid-share", type=float, metavar="SHARE", help="Of TRAIN, to choose on.  [0.2]")
+@click.option(
+    "--cross-validate",
+    "cross_validate_",
+    is_flag=True,
+    help="Test every fold of TRAIN in turn, by its own model.",
+)
+@click.option("--folds", type=Count(), metavar="N", help="That TRAIN is cut into.  [5]")
+@click.option("--fold", type=Count(), metavar="N", help="Test this one alone; the next is valid.")
+@click.option(
+    "--group",
+    metavar="COLUMN",
+    help="Of what is never parted.  [with folds, chromosomes; else equal sequences]",
+)
 @click.option("--steps", type=Count(), metavar="N", help="Optimiser steps.  [ten minutes' worth]")
 @click.option("--epochs", type=Count(), metavar="N", help="Passes over TRAIN.  [up to 10]")
 @click.option("--batch", type=Count(), metavar="N", help="Sequences a step.  [32]")
@@ -95,6 +110,7 @@ def command(
     test: Path | None,
     config: Path | None,
     output: Path | None,
+    cross_validate_: bool,
     allow_overlap: bool,
     resume: bool,
     force: bool,
@@ -111,6 +127,9 @@ def command(
     with chrom, start and end, 0-based and half-open as in BED; on strand - the reverse complement
     is read. --track predicts each base: inside a BED's regions or not, or a bigWig's numbers.
 
+    --cross-validate tests every row of TRAIN by a model that was not fitted on it, and pools what
+    the folds' models, RUN/fold-1 and so on, predict.
+
     TRAIN may also be the name of a data set that dnamamba fetch brings: its train side, and its
     test side as --test. What is left in RUN predicts others: dnamamba predict RUN FILE.
     """
@@ -120,10 +139,17 @@ def command(
         raise UsageError(
             "-m MODEL: a pretrained model is wanted, a folder or owner/name on the hub"
         )
+    cutting = "--cross-validate" if cross_validate_ else "--fold" if "fold" in asked else None
+    if settings["folds"] and not (cutting or resume):
+        raise UsageError("--folds: goes with --cross-validate, or with --fold")
     output = output or Path("runs") / f"finetune-{train.name.partition('.')[0]}"
     if is_task_name(str(train)) and not train.exists():
         files = find_files(str(train), folder or FOLDER)
-        train, test = files.train, test or files.test
+        train = files.train
+        if cutting:
+            logger.info("%s cuts folds out of %s; %s is left alone", cutting, train, files.test)
+        else:
+            test = test or files.test
         asked.setdefault("sequence", files.sequence)
     elif folder is not None:
         raise UsageError(
@@ -133,7 +159,8 @@ def command(
         asked["optimizer"] = {**asked.get("optimizer", {}), "lr": asked.pop("lr")}
     start = {"lr": RATES.get(asked.get("method", "lora"), 0.0), "weight_decay": 0.01}
     values = {**asked, "optimizer": {**start, **asked.get("optimizer", {})}}
-    code = finetune(
+    run = cross_validate if cross_validate_ else finetune
+    code = run(
         train,
         output,
         from_dict(FinetuneConfig, values, str(config or "finetune")),

@@ -55,6 +55,13 @@ class FinetuneConfig:
         `balanced` weighs rows so that all classes, or both values of a label, count the same.
     valid_share
         Of the training rows, what is kept to choose on, where no file is given for it.
+    group
+        The column of what belongs together, such as a chromosome or a gene family, and is never
+        parted. None goes by the chromosomes of regions where there are folds, and by sequences that
+        are the same on either strand, or regions that overlap, where there are none.
+    folds, fold
+        How many the training rows are cut into, and which of them is tested, from 1 on: the next
+        one is chosen on, the others are trained on. None of them where `fold` is None.
     steps, epochs
         Optimiser steps, or passes over the training rows; give one.
     batch, micro_batch
@@ -89,6 +96,9 @@ class FinetuneConfig:
     pool: Pool = "mean"
     class_weights: Literal["none", "balanced"] = "none"
     valid_share: float = 0.2
+    group: str | None = None
+    folds: int = 5
+    fold: int | None = None
     steps: int | None = None
     epochs: int | None = None
     batch: int | None = None
@@ -126,6 +136,12 @@ def require_sound(config: FinetuneConfig) -> None:
             faults.append(f"{name} {value}: give 1 or more")
     if not 0 < config.valid_share < 1:
         faults.append(f"valid_share {config.valid_share:g}: give a share of rows, between 0 and 1")
+    if config.folds < 3:
+        faults.append(f"folds {config.folds}: give 3 or more, to test, to choose on and to train")
+    elif config.fold is not None and not 1 <= config.fold <= config.folds:
+        faults.append(f"fold {config.fold}: give one of 1 to {config.folds}")
+    if config.group in config.labels and not config.tracks:
+        faults.append(f"group: `{config.group}` is what is predicted")
     if config.state_space and config.adapter is None:
         faults.append(f"state_space: goes with lora or dora; {config.method} has no adapter")
     if len(set(config.labels)) < len(config.labels):

@@ -1,82 +1,19 @@
-"""The sides of a fine-tuning: labelled sequences to train on, to choose on, and to test."""
+"""Reading the sides of a fine-tuning: to train on, to choose on, and to test."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dnamamba.alphabet import BASE, Codes, reverse_complement
-from dnamamba.data.examples import Examples, are_new, read_examples
+from dnamamba.data.examples import Examples, read_examples
 from dnamamba.data.outcomes import Outcomes, read_outcomes, read_same_outcomes
-from dnamamba.data.regions import clusters, fetch, forward, overlap, read_regions
+from dnamamba.data.regions import fetch, forward, read_regions
 from dnamamba.data.signals import read_signals
 from dnamamba.data.store import open_store
-from dnamamba.data.targets import Targets
+from dnamamba.data.table import Table, empty_cells
 from dnamamba.errors import InputError, UsageError
-from dnamamba.log import logger
 from dnamamba.pipelines.finetune_config import FinetuneConfig
-
-
-@dataclass(frozen=True, eq=False)
-class Side:
-    """Labelled sequences.
-
-    Attributes
-    ----------
-    sequences
-        (bases,) uint8 store codes each.
-    outcomes
-        What they are.
-    numbers
-        Their lines in the file that they are from, or of Parquet their rows.
-    windows
-        Where they lie; None where they are no regions of a genome.
-    """
-
-    sequences: list[Codes]
-    outcomes: Outcomes
-    numbers: list[int]
-    windows: Targets | None = None
-
-    def __len__(self) -> int:
-        return len(self.sequences)
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """(rows,) bases of each."""
-        return np.array([len(codes) for codes in self.sequences], np.int64)
-
-    def of(self, rows: Sequence[int] | NDArray[np.int64]) -> "Side":
-        """Return some of the rows."""
-        windows = self.windows
-        return Side(
-            [self.sequences[row] for row in rows],
-            self.outcomes.of(rows),
-            [self.numbers[row] for row in rows],
-            None if windows is None else windows.chosen(np.asarray(rows, np.int64)),
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Sides:
-    """What a fit reads.
-
-    Attributes
-    ----------
-    train, valid
-        What is trained on, and what the model that is kept is chosen on.
-    test
-        What is read once, at the end; None where no file is given.
-    new
-        (test rows,) which of them stand on neither of the other sides.
-    """
-
-    train: Side
-    valid: Side
-    test: Side | None
-    new: NDArray[np.bool_]
+from dnamamba.pipelines.finetune_cut import cut, require_new
+from dnamamba.pipelines.finetune_sides import Side, Sides, keep_some, require_all
 
 
 def read_sides(
@@ -90,7 +27,8 @@ def read_sides(
     """Read labelled sequences, and keep some of train to choose on where no file is given for it.
 
     What is kept has the share of each class, and sequences that are the same, on either strand, are
-    kept or trained on together; so are regions that overlap.
+    kept or trained on together; so are regions that overlap, and rows of a group. With a fold all
+    sides are cut out of train.
 
     Raises
     ------
@@ -101,22 +39,39 @@ def read_sides(
     reader = _Reader(config)
     examples = reader.examples(train)
     whole = reader.side(examples, None)
+    if config.fold is not None:
+        return cut(whole, examples.table, config, allow_overlap=allow_overlap)
     if valid is None:
-        kept = _keep_some(whole, config.valid_share, config.seed)
+        kept = keep_some(whole, config.valid_share, config.seed)
         chosen = whole.of(np.flatnonzero(kept))
         fitted = whole.of(np.flatnonzero(~kept))
+        if config.group:
+            require_all(fitted, f"{train}: beside the groups to choose on, the training side")
     else:
         others = reader.examples(valid)
-        _require_new(others, whole, train, allow_overlap)
+        require_new(others, whole, train, allow_overlap)
         chosen = reader.side(others, whole.outcomes)
         fitted = whole
     if test is None:
         return Sides(fitted, chosen, None, np.zeros(0, bool))
     others = reader.examples(test)
-    new = _require_new(others, whole, train, allow_overlap)
+    new = require_new(others, whole, train, allow_overlap)
     if valid is not None:
-        new &= _require_new(others, chosen, valid, allow_overlap)
+        new &= require_new(others, chosen, valid, allow_overlap)
     return Sides(fitted, chosen, reader.side(others, whole.outcomes), new)
+
+
+def read_whole(path: Path, config: FinetuneConfig) -> tuple[Side, Table]:
+    """Read all rows of labelled sequences, and the table that they stand in.
+
+    Raises
+    ------
+    InputError
+        For what is wrong with a file.
+    """
+    reader = _Reader(config)
+    examples = reader.examples(path)
+    return reader.side(examples, None), examples.table
 
 
 class _Reader:
@@ -150,7 +105,17 @@ class _Reader:
             outcomes = read_outcomes(table, config.labels, config.task)
         else:
             outcomes = read_same_outcomes(table, config.labels, like)
-        return Side(examples.sequences, outcomes, table.numbers, examples.windows)
+        groups = self._groups(table, whole=like is None)
+        return Side(examples.sequences, outcomes, table.numbers, examples.windows, groups)
+
+    def _groups(self, table: Table, *, whole: bool) -> list[str] | None:
+        """Read the column of groups; files of other sides than train may lack it."""
+        name = self._config.group
+        if name is None or not (whole or name in table.columns):
+            return None
+        if faults := list(empty_cells(table, [name])):
+            raise InputError(f"{table.source}: {'; '.join(faults)}")
+        return [cell.strip() for cell in table.column(name)]
 
 
 def _require_known(outcomes: Outcomes, source: str, *, whole: bool) -> None:
@@ -164,57 +129,3 @@ def _require_known(outcomes: Outcomes, source: str, *, whole: bool) -> None:
                 f"{source}: the track {name} is {known[0]:g} at each base of these regions: there "
                 "is nothing to learn; choose others, some of whose bases differ"
             )
-
-
-def _require_new(examples: Examples, seen: Side, source: Path, allowed: bool) -> NDArray[np.bool_]:
-    """Tell which rows do not stand on a side; refuse the others, unless they may."""
-    if examples.windows is not None and seen.windows is not None:
-        new = ~overlap(examples.windows, seen.windows)
-        what = f"regions overlap some in {source}"
-    else:
-        new = are_new(examples.sequences, seen.sequences)
-        what = f"sequences stand in {source}, too, on either strand"
-    if new.all():
-        return new
-    table = examples.table
-    told = (
-        f"{table.source}: {table.where(np.flatnonzero(~new).tolist())}: {(~new).sum():,} of "
-        f"{len(new):,} {what}: a measure of them says little"
-    )
-    if not allowed:
-        raise InputError(f"{told}; leave them out, or --allow-overlap")
-    logger.warning(told)
-    return new
-
-
-def _keep_some(side: Side, share: float, seed: int) -> NDArray[np.bool_]:
-    """Draw rows to choose on, of each class its share, and together what is much the same."""
-    groups = _same(side.sequences) if side.windows is None else clusters(side.windows)
-    firsts = np.unique(groups, return_index=True)[1]
-    outcomes = side.outcomes
-    strata = outcomes.values if outcomes.kind == "classes" else np.zeros(len(side), np.int64)
-    unlike = "sequences that differ" if side.windows is None else "regions apart from each other"
-    random = np.random.default_rng(seed)
-    kept: list[int] = []
-    for stratum in np.unique(strata):
-        members = groups[firsts[strata[firsts] == stratum]]
-        count = max(1, round(share * len(members)))
-        if len(members) < 2:
-            name = outcomes.names[stratum] if outcomes.kind == "classes" else "the table"
-            raise InputError(
-                f"{name}: {len(members)} {unlike}; two or more are wanted, one to train and one to "
-                "choose on, or --valid FILE"
-            )
-        kept += random.permutation(members)[: min(count, len(members) - 1)].tolist()
-    return np.isin(groups, kept)
-
-
-def _same(sequences: Sequence[Codes]) -> NDArray[np.int64]:
-    """Give the same number to the same sequence, on either strand, soft-masked or not."""
-    numbers: dict[bytes, int] = {}
-    found = []
-    for codes in sequences:
-        bases = codes & np.uint8(BASE)
-        key = min(bases.tobytes(), reverse_complement(bases).tobytes())
-        found.append(numbers.setdefault(key, len(numbers)))
-    return np.array(found, np.int64)

@@ -8,17 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from dnamamba.config import from_dict, to_dict, to_toml
-from dnamamba.data.bed import is_bed_name
+from dnamamba.config import to_dict, to_toml
 from dnamamba.data.outcomes import Outcomes
-from dnamamba.data.store import open_store
 from dnamamba.errors import UsageError
-from dnamamba.files import require_file, write_text
+from dnamamba.files import write_text
 from dnamamba.log import logger, write_run_record
 from dnamamba.models import pretrained
 from dnamamba.models.adapters import Adapters
 from dnamamba.models.block import Recompute
-from dnamamba.models.hub import is_hub_id, model_folder
+from dnamamba.models.hub import is_hub_id
 from dnamamba.models.predictor import Predictor, PredictorConfig
 from dnamamba.models.quantised import quantise
 from dnamamba.pipelines import options
@@ -29,18 +27,15 @@ from dnamamba.pipelines.finetune_config import (
     require_able,
     require_sound,
 )
-from dnamamba.pipelines.finetune_data import Sides, read_sides
+from dnamamba.pipelines.finetune_data import read_sides
 from dnamamba.pipelines.finetune_head import fit_head
 from dnamamba.pipelines.finetune_job import Fit
+from dnamamba.pipelines.finetune_record import go_on, inputs_of
 from dnamamba.pipelines.finetune_report import finish
-from dnamamba.pipelines.finetune_run import MAY_CHANGE, save, train
+from dnamamba.pipelines.finetune_run import save, train
+from dnamamba.pipelines.finetune_sides import Sides
 from dnamamba.pipelines.fitting import RESULTS
-from dnamamba.pipelines.resume import (
-    describe_inputs,
-    read_record,
-    require_same_inputs,
-    require_same_settings,
-)
+from dnamamba.pipelines.resume import require_same_inputs
 from dnamamba.training import plan
 from dnamamba.training.checkpoint import remove_leftovers
 from dnamamba.training.loop import seconds_per_step
@@ -72,7 +67,7 @@ def finetune(
     valid
         Likewise, what the model that is kept is chosen on; None keeps a part of `table` for it.
     test
-        Likewise, what is measured once, at the end.
+        Likewise, what is measured once, at the end. With a fold, both are cut out of `table`.
     asked
         Settings that were asked for by name, which a run to be resumed must have.
     allow_overlap
@@ -102,14 +97,11 @@ def finetune(
     place = options.resolve_device(device)
     if not force or resume:
         options.prepare_output(output, force=force, resume=resume)
-    record = read_record(output, "finetune") if resume else None
-    if record:
-        require_same_settings(output, record["config"], asked or {}, MAY_CHANGE)
-        free = {name: value for name, value in (asked or {}).items() if name in MAY_CHANGE}
-        values = {**record["config"], **free}
-        config = from_dict(FinetuneConfig, values, str(output / "run.json"))
+    record = None
+    if resume:
+        record, config = go_on(output, config, asked or {})
     require_able(config, place)
-    inputs = _inputs(table, valid, test, config)
+    inputs = inputs_of(table, valid, test, config)
     if record:
         require_same_inputs(output, record["inputs"], inputs)
         if (output / RESULTS).exists():
@@ -130,26 +122,6 @@ def finetune(
             return code
     finish(ready)
     return 0
-
-
-def _inputs(
-    table: Path, valid: Path | None, test: Path | None, config: FinetuneConfig
-) -> list[dict[str, Any]]:
-    paths = [path for path in (table, valid, test) if path is not None]
-    if any(str(path) == "-" for path in paths):
-        raise UsageError("-: a fit reads its tables from files, so that it can be gone on with")
-    if not config.genome and (named := [path for path in paths if is_bed_name(path)]):
-        raise UsageError(f"{named[0]}: regions want the FASTA that they lie in: --genome GENOME")
-    paths += map(Path, config.tracks)
-    for path in paths:
-        require_file(path)
-    stores = [open_store(Path(config.genome))] if config.genome else []
-    pretrained.read_config(config.model)
-    size, digest = pretrained.fingerprint(model_folder(config.model))
-    return [
-        *describe_inputs(stores, paths),
-        {"path": config.model, "size": size, "sha256": digest},
-    ]
 
 
 def _set_up(

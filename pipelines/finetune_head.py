@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from dnamamba.evaluation.probe import STRENGTHS, deviations, fit_probe
 from dnamamba.inference.predict import features_of
 from dnamamba.log import logger
-from dnamamba.pipelines.finetune_data import Side
 from dnamamba.pipelines.finetune_job import Fit
+from dnamamba.pipelines.finetune_sides import Side
 
 ROWS: Final = 4096
 """Training rows that a head is fitted on, at most, where training follows."""

@@ -21,7 +21,7 @@ from dnamamba.models.adapters import Adapters
 from dnamamba.models.precision import Autocast, autocast_to
 from dnamamba.models.predictor import PAD, Predictor, PredictorConfig
 from dnamamba.pipelines.finetune_config import FinetuneConfig
-from dnamamba.pipelines.finetune_data import Side, Sides
+from dnamamba.pipelines.finetune_sides import Side, Sides
 from dnamamba.processes import ALONE, Processes
 from dnamamba.training.loop import LoopConfig
 from dnamamba.training.objectives import BaseOutcome, Outcome

@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.util
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,7 +24,6 @@ from dnamamba.evaluation.plots_calls import plot_confusion, plot_reliability
 from dnamamba.files import write_text
 from dnamamba.inference.stability import measure_divergence
 from dnamamba.models.predictor import load_predictor
-from dnamamba.pipelines.finetune_data import Side
 from dnamamba.pipelines.finetune_job import Fit, score_of
 from dnamamba.pipelines.finetune_rows import (
     REGION,
@@ -36,6 +35,8 @@ from dnamamba.pipelines.finetune_rows import (
     write_rows,
 )
 from dnamamba.pipelines.finetune_run import card_of
+from dnamamba.pipelines.finetune_sides import Side
+from dnamamba.pipelines.finetune_tested import save_tested
 from dnamamba.pipelines.fitting import METRICS, RESULTS
 from dnamamba.pipelines.table import Cell, print_table
 
@@ -47,6 +48,7 @@ PERTURBED: Final = 256
 """Sequences that two precisions are compared on, at most."""
 K: Final = 5
 """Of the k-mers beside the model."""
+CONTROL: Final = f"{K}-mers"
 
 
 @dataclass(frozen=True)
@@ -81,21 +83,31 @@ def finish(fit: Fit) -> None:
     found = {name: fit.predictions(side) for name, side in sides.items()}
     results = []
     for name, side in sides.items():
-        results += list(_results(name, MODEL, side, found[name]))
-    results += list(_controls(fit, sides))
+        results += list(measured(name, MODEL, side, found[name]))
+    controls = _controls(fit, sides)
+    for name, control in controls.items():
+        results += list(measured(name, CONTROL, sides[name], control))
     results += list(_divergence(fit))
     last = "test" if "test" in sides else "valid"
     if fit.predictor.config.per_base:
         write_rows(fit.folder / BASES, base_predictions(sides[last], found[last]))
     else:
         write_rows(fit.folder / PREDICTIONS, predictions(sides[last], found[last]))
+    if fit.config.fold is not None:
+        tested = {MODEL: found[last], **({CONTROL: controls[last]} if controls else {})}
+        save_tested(fit.folder, sides[last].numbers, fit.sides.new, tested)
     _plots(fit, sides[last], found[last])
     figures = {
         f"{each.measure} ({each.side})": each.value for each in results if each.name == MODEL
     }
     write_text(fit.folder / "README.md", card_of(fit, figures))
+    write_results(fit.folder, results)
+
+
+def write_results(folder: Path, results: Sequence[Result]) -> None:
+    """Write the table that says that a run is finished."""
     rows = [[_cell(value) for value in dataclasses.astuple(each)] for each in results]
-    write_rows(fit.folder / RESULTS, [list(COLUMNS), *rows])
+    write_rows(folder / RESULTS, [list(COLUMNS), *rows])
 
 
 def show(folder: Path) -> None:
@@ -106,15 +118,29 @@ def show(folder: Path) -> None:
     print_table(header, rows)
 
 
-def _results(side: str, name: str, rows: Side, found: NDArray[np.float64]) -> Iterator[Result]:
+def measured(side: str, name: str, rows: Side, found: NDArray[np.float64]) -> Iterator[Result]:
+    """Yield each measure of predictions; intervals resample groups where there are any, else rows.
+
+    Parameters
+    ----------
+    side, name
+        What the side and the predictor are called.
+    rows
+        The side.
+    found
+        (rows, names) float64; of each base (bases, names).
+    """
     outcomes = rows.outcomes
+    groups = None if rows.groups is None else np.unique(rows.groups, return_inverse=True)[1]
     if outcomes.kind != "classes" and outcomes.sizes is not None:
-        regions = np.repeat(np.arange(len(rows)), outcomes.sizes)
-        measures = measure_bases(outcomes.kind, outcomes.names, outcomes.values, found, regions)
+        regions = np.repeat(np.arange(len(rows)) if groups is None else groups, outcomes.sizes)
+        order = np.argsort(regions, kind="stable")
+        bases = (outcomes.values[order], found[order], regions[order])
+        measures = measure_bases(outcomes.kind, outcomes.names, *bases)
     else:
-        measures = measure(outcomes.kind, outcomes.values, found)
-    for measured, interval in measures.items():
-        yield Result(side, len(rows), name, measured, *interval)
+        measures = measure(outcomes.kind, outcomes.values, found, groups)
+    for each, interval in measures.items():
+        yield Result(side, len(rows), name, each, *interval)
 
 
 def _divergence(fit: Fit) -> Iterator[Result]:
@@ -128,10 +154,11 @@ def _divergence(fit: Fit) -> Iterator[Result]:
         yield Result("valid", len(each), MODEL, name, *interval)
 
 
-def _controls(fit: Fit, sides: dict[str, Side]) -> Iterator[Result]:
+def _controls(fit: Fit, sides: dict[str, Side]) -> dict[str, NDArray[np.float64]]:
+    """Return what k-mers say of each side, (rows, classes); nothing where there are no classes."""
     train, valid = fit.sides.train, fit.sides.valid
     if train.outcomes.kind != "classes":
-        return
+        return {}
     control = tune_control(
         KMERS,
         *(train.sequences, train.outcomes.values),
@@ -140,8 +167,7 @@ def _controls(fit: Fit, sides: dict[str, Side]) -> Iterator[Result]:
         ks=(K,),
         threads=torch.get_num_threads(),
     )
-    for name, side in sides.items():
-        yield from _results(name, f"{K}-mers", side, control.probabilities(side.sequences))
+    return {name: control.probabilities(side.sequences) for name, side in sides.items()}
 
 
 def predictions(side: Side, found: NDArray[np.float64]) -> Iterator[list[Cell]]:
@@ -183,11 +209,17 @@ def _plots(fit: Fit, side: Side, found: NDArray[np.float64]) -> None:
             outcomes, _guesses(fit.sides.train.outcomes, len(found)), fit.predictor.config
         )
         plot_run(fit.folder, fit.unit, chance.bits_per_base)
+    plot_outcomes(fit.folder, side, found)
+
+
+def plot_outcomes(folder: Path, side: Side, found: NDArray[np.float64]) -> None:
+    """Draw predictions beside what is wanted, where matplotlib is installed."""
+    outcomes = side.outcomes
     if importlib.util.find_spec("matplotlib") is None or outcomes.kind != "classes":
         return
     calls = Calls(outcomes.names, found, outcomes.values, np.arange(len(side)))
-    plot_confusion(calls, fit.folder / "confusion.png")
-    plot_reliability(calls, fit.folder / "reliability.png")
+    plot_confusion(calls, folder / "confusion.png")
+    plot_reliability(calls, folder / "reliability.png")
 
 
 def _guesses(train: Outcomes, rows: int) -> NDArray[np.float64]:

@@ -34,6 +34,11 @@ RESULTS: Final = "results.tsv"
 PAGE: Final = "report.html"
 
 
+def fold_folder(output: Path, fold: int) -> Path:
+    """Return where a fold's run lies in a cross-validation's folder."""
+    return output / f"fold-{fold}"
+
+
 class Job(Protocol):
     """A run that is set up, on each of its processes."""
 

@@ -21,7 +21,7 @@ from dnamamba.errors import DnamambaError, UsageError
 from dnamamba.files import require_file
 from dnamamba.inference.predict import predict_sequences
 from dnamamba.models.precision import autocast_to
-from dnamamba.models.predictor import Predictor, load_predictor
+from dnamamba.models.predictor import Predictor, is_predictor_folder, load_predictor
 from dnamamba.pipelines import options
 from dnamamba.pipelines.finetune_rows import (
     REGION,
@@ -30,6 +30,7 @@ from dnamamba.pipelines.finetune_rows import (
     predicted_columns,
     region_cells,
 )
+from dnamamba.pipelines.fitting import fold_folder
 from dnamamba.pipelines.numbers import Count
 from dnamamba.pipelines.table import Cell, print_table
 
@@ -94,10 +95,13 @@ def predict(
     InputError
         For a faulty file; of FASTA as the rows are read.
     UsageError
-        For a window without a genome, and a BED without one.
+        For a window without a genome, a BED without one, and the folder of a cross-validation.
     """
     if genome is None and (window or is_bed_name(file)):
         raise UsageError(f"{file}: regions want the FASTA that they lie in: --genome GENOME")
+    fold = fold_folder(run, 1)
+    if fold.is_dir() and not is_predictor_folder(run):
+        raise UsageError(f"{run}: a cross-validation, with a model for each fold; name one: {fold}")
     predictor = load_predictor(run, device, base=base)
     config = predictor.config
     if precision == "auto":

@@ -36,7 +36,8 @@ from dnamamba.models.heads import LanguageModel
 from dnamamba.pipelines import options
 from dnamamba.pipelines.benchmark.fits import fit_and_test, mean_over, tuned_bits
 from dnamamba.pipelines.finetune_config import RATES, FinetuneConfig, Method
-from dnamamba.pipelines.finetune_data import Sides, read_sides
+from dnamamba.pipelines.finetune_data import read_sides
+from dnamamba.pipelines.finetune_sides import Sides
 from dnamamba.pipelines.numbers import Count, Counts
 from dnamamba.pipelines.table import print_table
 from dnamamba.training.optimizer import OptimizerConfig
